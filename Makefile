@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Both create .venv and install into it when something has changed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+STAMP := .venv/installed
+
+.PHONY: demo test lint types layers docs tests test-slow clean
+
+demo: $(STAMP)
+	$(BIN)/python experiments/demo.py
+
+test: lint types layers docs tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports --no-cache
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+tests: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(JOBS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[activations,plot,test,docs]"
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv docs/_build docs/gallery docs/api

@@ -1,0 +1,12 @@
+"""Data with known codes, the paper's data, and activations of language models."""
+
+from .activations import load_activations, load_gpt2_activations
+from .paper import load_paper_data
+from .synthetic import make_sparse_codes
+
+__all__ = [
+    "load_activations",
+    "load_gpt2_activations",
+    "load_paper_data",
+    "make_sparse_codes",
+]

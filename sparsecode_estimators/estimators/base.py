@@ -1,0 +1,147 @@
+"""What every estimator of sparse codes shares: codes out, reconstruction back, a score."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from ..inference import alpha_max
+from .arrays import Rows, collect, read_codes, read_rows, resolve_device, to_tensor
+
+# alpha="auto" is this share of the median alpha_max of the training rows. Solvers reach the
+# optimum and can afford a small penalty, which biases their codes little. An encoder of one
+# pass cannot: with a small penalty it fits the rows with dense codes and loses the sources.
+SOLVER_ALPHA_FRACTION = 0.01
+ENCODER_ALPHA_FRACTION = 0.1
+SAMPLE_ROWS = 16384  # rows that statistics of the start are taken from
+
+Encode = Callable[[Tensor], Tensor]
+
+
+def make_generator(random_state: Any) -> torch.Generator:
+    """The one random source of a fit: on the CPU, so that no device changes the draws."""
+    seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+    return torch.Generator().manual_seed(int(seed))
+
+
+def auto_alpha(X: Tensor, D: Tensor, fraction: float, *, positive: bool) -> float:
+    """A share of the median ``alpha_max``: scales with X, so that codes scale with it too."""
+    return fraction * alpha_max(X, D, positive=positive).median().item()
+
+
+class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Transformer from rows to sparse codes of a dictionary.
+
+    Subclasses set ``components_`` (n_components, n_features) and ``intercept_``
+    (n_features,) in ``fit`` and say in ``_encoder`` how rows are encoded.
+    """
+
+    @abstractmethod
+    def _encoder(self, rows: Rows) -> Encode:
+        """Function from a batch of rows to their codes, its parameters on the rows' device."""
+
+    def _sparsity(self) -> int | None:
+        """Most non-zero codes of a row, None if only the penalty limits them."""
+        return None
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.components_.shape[0])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def transform(self, X: Any) -> Any:
+        """Codes of X.
+
+        Row-wise: no row's code depends on which rows are encoded with it.
+
+        Parameters
+        ----------
+        X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
+
+        Returns
+        -------
+        codes : array, CSR matrix, data frame or Tensor of shape (n_samples, n_components_)
+            A tensor, on the same device, if X is one. With ``sparse_output=True`` CSR,
+            or for a tensor a COO tensor.
+
+        Raises
+        ------
+        ValueError
+            If X has NaN, infinity or another width than in fit.
+        """
+        check_is_fitted(self)
+        rows = read_rows(self, X, reset=False, device=self.device)
+        encode = self._encoder(rows)
+        with torch.no_grad():
+            parts = (encode(batch) for batch in rows.batches(self._n_features_out))
+            codes = collect(parts, X, rows, self._n_features_out, sparse=self.sparse_output)
+        self._after_transform(encode)
+        return codes
+
+    def _after_transform(self, encode: Encode) -> None:
+        """Say what has to be said about all batches together."""
+
+    def inverse_transform(self, codes: Any) -> Any:
+        """Reconstruction ``codes @ components_ + intercept_``.
+
+        Parameters
+        ----------
+        codes : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_components_)
+            What ``transform`` gave.
+
+        Returns
+        -------
+        X : ndarray or Tensor of shape (n_samples, n_features)
+
+        Raises
+        ------
+        ValueError
+            If codes do not have ``n_components_`` columns or are not finite.
+        """
+        check_is_fitted(self)
+        codes, dtype = read_codes(codes, self._n_features_out)
+        rows = Rows(codes, dtype, resolve_device(self.device, codes))
+        D, offset = to_tensor(self.components_, rows), to_tensor(self.intercept_, rows)
+        parts = (torch.addmm(offset, s, D) for s in rows.batches(self._n_features_out))
+        return collect(parts, codes, rows, D.shape[1])
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Share of the variance of X that the reconstruction explains, 1 − FVU.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        float
+            At most 1; 0 is what the mean of X would get. For constant X it is 1 if
+            the reconstruction is exact and 0 otherwise.
+        """
+        check_is_fitted(self)
+        rows = read_rows(self, X, reset=False, device=self.device)
+        encode = self._encoder(rows)
+        D, offset = to_tensor(self.components_, rows), to_tensor(self.intercept_, rows)
+        with torch.no_grad():
+            mean = sum(x.double().sum(0) for x in rows.batches(1)) / len(rows)
+            left = total = 0.0
+            for x in rows.batches(self._n_features_out):
+                left += (x - offset - encode(x) @ D).double().square().sum().item()
+                total += (x.double() - mean).square().sum().item()
+        if total == 0:
+            return float(left == 0)
+        return 1 - left / total

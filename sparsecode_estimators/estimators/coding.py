@@ -1,0 +1,142 @@
+"""Solving for codes batch by batch, and telling how well it went."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from ..inference import SOLVERS, Solution, choose, solve
+
+
+class EncodeInfo(NamedTuple):
+    """How good codes are, row by row.
+
+    Attributes
+    ----------
+    dual_gap : ndarray of shape (n_samples,)
+        Upper bound on how far the objective is above its minimum; NaN for k-sparse codes.
+    residual : ndarray of shape (n_samples,)
+        ``½‖x − b − sD‖²``.
+    n_iter : ndarray of shape (n_samples,)
+        Iterations spent on the row.
+    converged : ndarray of shape (n_samples,)
+        Lasso: whether ``dual_gap <= tol·½‖x − b‖²``. k-sparse: whether the solver stopped
+        by its own rule and not by ``max_iter``.
+    flops : int
+        Floating point operations spent on all rows, one multiply-add being two.
+    """
+
+    dual_gap: np.ndarray
+    residual: np.ndarray
+    n_iter: np.ndarray
+    converged: np.ndarray
+    flops: int
+
+
+def check_solver(solver: str, *, k_sparse: bool, positive: bool) -> None:
+    """Refuse a solver that does not solve the problem that the other parameters state.
+
+    Raises
+    ------
+    ValueError
+        With the parameter to change.
+    """
+    if solver == "auto":
+        return
+    row = SOLVERS[solver]
+    if k_sparse and row.solves != "k-sparse":
+        raise ValueError(
+            f"solver={solver!r} solves the lasso, but n_nonzero_coefs asks for k-sparse codes: "
+            "set n_nonzero_coefs=None, or choose solver='omp', 'omp_replacement' or 'auto'."
+        )
+    if not k_sparse and row.solves == "k-sparse":
+        raise ValueError(
+            f"solver={solver!r} gives k-sparse codes: set n_nonzero_coefs, or choose "
+            "solver='fista', 'lca' or 'auto' for the lasso."
+        )
+    if not positive and not row.signed:
+        raise ValueError(
+            f"solver={solver!r} gives positive codes only: set positive_code=True, or choose "
+            "another solver."
+        )
+
+
+@dataclass
+class Coder:
+    """The inference of one ``transform``: call it on batches, then ask how it went.
+
+    Parameters
+    ----------
+    D : Tensor of shape (n_components, n_features)
+    offset : Tensor of shape (n_features,)
+    alpha : float or None
+    k : int or None
+    solver : str
+    positive : bool
+    max_iter : int
+    tol : float or None
+    """
+
+    D: Tensor
+    offset: Tensor
+    alpha: float | None
+    k: int | None
+    solver: str
+    positive: bool
+    max_iter: int
+    tol: float | None
+    solutions: list[Solution] = field(default_factory=list)
+
+    def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        """Codes of a batch, from ``start`` or from zero."""
+        answer = solve(
+            x - self.offset,
+            self.D,
+            alpha=self.alpha,
+            n_nonzero_coefs=self.k,
+            solver=choose(self.solver, k_sparse=self.k is not None, warm=start is not None),
+            positive=self.positive,
+            codes=start,
+            max_iter=self.max_iter,
+            tol=self.tol,
+        )
+        codes = answer.codes
+        answer.codes = codes.new_empty(0)  # handed on; only the certificates are kept
+        self.solutions.append(answer)
+        return codes
+
+    def info(self) -> EncodeInfo:
+        """Certificates of all batches so far."""
+
+        def joined(name: str) -> Any:
+            return torch.cat([getattr(s, name) for s in self.solutions]).cpu().numpy()
+
+        return EncodeInfo(
+            dual_gap=joined("gap"),
+            residual=joined("residual"),
+            n_iter=joined("n_iter"),
+            converged=joined("converged"),
+            flops=sum(s.flops for s in self.solutions),
+        )
+
+    def warn(self, max_iter_name: str) -> None:
+        """Warn once if rows did not converge; a run of fixed length (``tol=None``) is meant."""
+        if self.tol is None:
+            return
+        missed = sum(int((~s.converged).sum()) for s in self.solutions)
+        if missed:
+            total = sum(len(s.converged) for s in self.solutions)
+            warnings.warn(
+                f"{missed} of {total} rows did not reach tol={self.tol} within "
+                f"{max_iter_name}={self.max_iter}: their codes are close to, but not certified to "
+                f"be, optimal. Raise {max_iter_name} or tol, or use float64 if X is float32; "
+                "sparse_encode(..., return_info=True) tells the gap of every row.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )

@@ -1,0 +1,125 @@
+"""Sparse coding as a function: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .arrays import collect, read_codes, read_rows
+from .sparse_coding import SparseCodingEncoder
+
+
+def sparse_encode(
+    X: Any,
+    dictionary: Any,
+    *,
+    alpha: float | None = None,
+    n_nonzero_coefs: int | None = None,
+    solver: str = "auto",
+    positive_code: bool = True,
+    init: Any = None,
+    max_iter: int = 2000,
+    tol: float | None = 1e-6,
+    return_info: bool = False,
+    device: str = "auto",
+) -> Any:
+    r"""Sparse codes of X for a given dictionary.
+
+    Solves, for every row on its own, either the lasso
+
+    .. math:: \min_s \tfrac12\|x - sD\|^2 + \alpha\|s\|_1
+
+    or ``½‖x − sD‖²`` with at most ``n_nonzero_coefs`` non-zero codes.
+
+    Parameters
+    ----------
+    X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
+    dictionary : array-like of shape (n_components, n_features)
+        Its rows are the atoms. Solvers for k-sparse codes expect unit norm.
+    alpha : float >= 0 or None, default=None
+        Weight of the penalty. Give either this or ``n_nonzero_coefs``.
+    n_nonzero_coefs : int >= 1 or None, default=None
+        Most non-zero codes of a row; no more than n_components and n_features are used.
+    solver : {"auto", "fista", "lca", "adam", "omp", "omp_replacement"}, default="auto"
+        "auto": "fista" for the lasso; for k-sparse codes "omp", and with ``init``
+        "omp_replacement", which goes on from there.
+    positive_code : bool, default=True
+        Whether codes must not be negative. (scikit-learn's default is False.)
+    init : array-like of shape (n_samples, n_components) or None, default=None
+        Where to start; None: at zero.
+    max_iter : int >= 1, default=2000
+        Most iterations for a row.
+    tol : float > 0 or None, default=1e-6
+        Duality gap, as a share of ``½‖x‖²``, at which a row is done. None: take exactly
+        ``max_iter`` iterations.
+    return_info : bool, default=False
+    device : str, default="auto"
+        "auto": where a tensor X lies, else CUDA if there is one, else the CPU.
+
+    Returns
+    -------
+    codes : ndarray or Tensor of shape (n_samples, n_components)
+    info : EncodeInfo
+        Only if ``return_info``: ``dual_gap``, ``residual``, ``n_iter``, ``converged`` per
+        sample, and ``flops``.
+
+    Raises
+    ------
+    ValueError
+        For parameters or data out of range or of the wrong shape.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If rows did not reach ``tol`` and ``return_info`` is false.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsecode_estimators import sparse_encode
+    >>> D = np.eye(3)
+    >>> sparse_encode(np.array([[3.0, 0.5, -2.0]]), D, alpha=1.0)
+    array([[2., 0., 0.]])
+    """
+    if (alpha is None) == (n_nonzero_coefs is None):
+        raise ValueError(
+            f"alpha={alpha!r} and n_nonzero_coefs={n_nonzero_coefs!r}: give exactly one of them, "
+            "alpha for the lasso or n_nonzero_coefs for k-sparse codes."
+        )
+    coder = SparseCodingEncoder(
+        alpha=0.0 if alpha is None else alpha,
+        n_nonzero_coefs=n_nonzero_coefs,
+        solver=solver,
+        dictionary=dictionary,
+        positive_code=positive_code,
+        transform_max_iter=max_iter,
+        tol=tol,
+        device=device,
+    ).fit(X)
+    rows = read_rows(coder, X, reset=False, device=device)
+    encode = coder._encoder(rows)
+    starts = _starts(init, rows, coder.n_components_)
+    with torch.no_grad():
+        parts = (
+            encode(x, start)
+            for x, start in zip(rows.batches(coder.n_components_), starts, strict=False)
+        )
+        codes = collect(parts, X, rows, coder.n_components_)
+    if return_info:
+        return codes, encode.info()
+    encode.warn("max_iter")
+    return codes
+
+
+def _starts(init: Any, rows: Any, n_components: int) -> Any:
+    """Batches of ``init`` beside those of X, or nothing for each of them."""
+    if init is None:
+        while True:
+            yield None
+    codes, _ = read_codes(init, n_components)
+    if codes.shape[0] != len(rows):
+        raise ValueError(
+            f"init has {codes.shape[0]} rows but X has {len(rows)}: give a start for each row."
+        )
+    yield from type(rows)(codes, rows.dtype, rows.device).batches(n_components)

@@ -1,0 +1,74 @@
+"""The private names of scikit-learn that the estimators need, from one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from .arrays import Rows
+
+__all__ = ["Interval", "StrOptions", "_fit_context", "given_dictionary"]
+
+
+def given_dictionary(
+    name: str, value: Any, rows: Rows, n_components: int | None
+) -> np.ndarray | None:
+    """A dictionary that the user gave, as a float array; None if there is none.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter, for messages.
+    value : array-like of shape (n_components, n_features), callable or None
+        A callable is called with ``(n_components, n_features)``.
+    rows : Rows
+        The training rows.
+    n_components : int or None
+
+    Raises
+    ------
+    ValueError
+        For the wrong shape, values that are not finite, or an atom of zeros.
+    """
+    if value is None:
+        return None
+    n_features = rows.n_features
+    if callable(value):
+        value = value(n_components or 8 * n_features, n_features)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().double().numpy()
+    D = np.asarray(value)
+    if D.dtype.kind not in "fiu":
+        raise ValueError(f"{name} has dtype {D.dtype}: give an array of real numbers.")
+    D = D.astype(np.float32 if D.dtype in (np.float16, np.float32) else np.float64)
+    _check_shape(name, D, n_features, n_components)
+    if not np.isfinite(D).all():
+        raise ValueError(f"{name} contains NaN or infinity: every atom must be finite.")
+    zero = np.flatnonzero(~D.any(axis=1))
+    if len(zero):
+        raise ValueError(
+            f"{name} has atoms that are all zero (rows {zero[:5].tolist()}): remove them, "
+            "no code can use them."
+        )
+    return D
+
+
+def _check_shape(name: str, D: np.ndarray, n_features: int, n_components: int | None) -> None:
+    if D.ndim != 2 or 0 in D.shape:
+        raise ValueError(
+            f"{name} has shape {D.shape}, but must be (n_components, n_features): "
+            "one atom in each row."
+        )
+    if D.shape[1] != n_features:
+        raise ValueError(
+            f"{name} has shape {D.shape}, but X has {n_features} features: its rows are atoms "
+            f"of length {n_features}." + (" Transpose it." if D.shape[0] == n_features else "")
+        )
+    if n_components is not None and D.shape[0] != n_components:
+        raise ValueError(
+            f"{name} has {D.shape[0]} atoms but n_components={n_components}: "
+            "leave n_components=None, or make them agree."
+        )

@@ -1,0 +1,108 @@
+"""Codes for a given dictionary: one table of solvers, one way to call them.
+
+Tensors in, tensors out. A new solver is one file and one line in :data:`SOLVERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .adam import adam
+from .fista import fista
+from .lca import lca
+from .matching_pursuit import omp, omp_replacement
+from .problem import KSparse, Lasso, alpha_max
+from .solution import Solution
+
+__all__ = ["SOLVERS", "KSparse", "Lasso", "Solution", "Solver", "alpha_max", "choose", "solve"]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A row of the table.
+
+    Parameters
+    ----------
+    run : callable
+        ``run(problem, codes, *, max_iter, tol) -> Solution``.
+    solves : {"lasso", "k-sparse"}
+    signed : bool
+        Whether codes may be negative.
+    exact : bool
+        Whether enough iterations reach the optimum that the certificate proves.
+    """
+
+    run: Callable[..., Solution]
+    solves: str
+    signed: bool = True
+    exact: bool = True
+
+
+SOLVERS = {
+    "fista": Solver(fista, solves="lasso"),
+    "lca": Solver(lca, solves="lasso"),
+    "adam": Solver(adam, solves="lasso", signed=False, exact=False),
+    "omp": Solver(omp, solves="k-sparse", exact=False),
+    "omp_replacement": Solver(omp_replacement, solves="k-sparse", exact=False),
+}
+
+
+def choose(solver: str, *, k_sparse: bool, warm: bool) -> str:
+    """Name of the solver that ``"auto"`` stands for; any other name is returned as it is."""
+    if solver != "auto":
+        return solver
+    if not k_sparse:
+        return "fista"
+    return "omp_replacement" if warm else "omp"
+
+
+def solve(
+    X: Tensor,
+    D: Tensor,
+    *,
+    alpha: float | None = None,
+    n_nonzero_coefs: int | None = None,
+    solver: str = "auto",
+    positive: bool = True,
+    codes: Tensor | None = None,
+    max_iter: int = 1000,
+    tol: float | None = 1e-6,
+) -> Solution:
+    r"""Codes of the rows of X for the dictionary D.
+
+    Minimises :math:`\tfrac12\|x - sD\|^2 + \alpha\|s\|_1`, or without the penalty
+    :math:`\tfrac12\|x - sD\|^2` over codes with at most ``n_nonzero_coefs`` entries.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, n_features)
+    D : Tensor of shape (n_components, n_features)
+    alpha : float or None
+        For solvers of the lasso.
+    n_nonzero_coefs : int or None
+        For k-sparse solvers; at most ``n_components`` and ``n_features`` are used.
+    solver : str
+        A key of :data:`SOLVERS`, or ``"auto"``.
+    positive : bool
+    codes : Tensor of shape (n, n_components) or None
+        Where to start; None: at zero.
+    max_iter : int
+    tol : float or None
+
+    Returns
+    -------
+    Solution
+    """
+    chosen = SOLVERS[choose(solver, k_sparse=n_nonzero_coefs is not None, warm=codes is not None)]
+    start = X.new_zeros(len(X), len(D)) if codes is None else codes
+    problem: KSparse | Lasso
+    if chosen.solves == "k-sparse":
+        assert n_nonzero_coefs is not None, "k-sparse solvers need n_nonzero_coefs"
+        problem = KSparse(X, D, positive, k=min(n_nonzero_coefs, *D.shape))
+    else:
+        assert alpha is not None, "solvers of the lasso need alpha"
+        problem = Lasso(X, D, positive, alpha=alpha)
+    return chosen.run(problem, start, max_iter=max_iter, tol=tol)

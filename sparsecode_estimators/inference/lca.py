@@ -1,0 +1,47 @@
+"""Locally competitive algorithm: the lasso by leaky neurons that inhibit each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .fista import CHECK_EVERY
+from .problem import Lasso
+from .solution import LassoProgress, Solution
+
+
+def lca(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> Solution:
+    r"""Minimise :math:`\tfrac12\|x - sD\|^2 + \alpha\|s\|_1` for every row x.
+
+    Rozell et al. (2008), eq. 2.3: membrane potentials u with
+    :math:`\tau \dot u = xD^T - u - s(DD^T - I)`, codes :math:`s = T_\alpha(u)`
+    (soft threshold), by Euler steps of length ``τ/lipschitz``. A fixed point has
+    :math:`u - s = (x - sD)D^T`, which is the optimality condition of the lasso.
+
+    Parameters
+    ----------
+    problem : Lasso
+        Rows (n, n_features), dictionary (n_components, n_features), alpha.
+    codes : Tensor of shape (n, n_components)
+        Where to start; not written to.
+    max_iter : int
+    tol : float or None
+        Duality gap, relative to ``½‖x‖²``, at which a row is done; None: never.
+    """
+    step = 1 / max(1.0, problem.lipschitz)
+    progress = LassoProgress(problem, codes, tol)
+    rows = progress.open_rows()
+    s = codes[rows]
+    u = s + problem.alpha * s.sign()
+    for iteration in range(1, max_iter + 1):
+        if not len(rows):
+            break
+        u = u + step * (s - u - problem.gradient(s, rows))
+        s = problem.prox(u, 1.0)
+        if iteration % CHECK_EVERY == 0 or iteration == max_iter:
+            steps = (iteration - 1) % CHECK_EVERY + 1
+            keep, s, moved = progress.update(rows, s, iteration, steps)
+            rest = s - problem.gradient(s, rows)  # potentials that hold these codes, if optimal
+            u = torch.where(moved[:, None], rest, u)
+            rows, s, u = rows[keep], s[keep], u[keep]
+    return progress.solution()

@@ -1,0 +1,85 @@
+"""Exact answers once the support is known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .problem import Problem
+
+# Gathered atoms take n·k·n_features numbers; rows are cut so that they fit a cache.
+_GATHER_LIMIT = 2**22
+
+
+def top_support(codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Indices of the ``k`` largest codes of each row and which of them are not zero."""
+    magnitude, indices = codes.abs().topk(k, dim=1)
+    return indices, magnitude > 0
+
+
+def minimise_on_support(
+    problem: Problem,
+    rows: Tensor,
+    indices: Tensor,
+    values: Tensor,
+    valid: Tensor,
+    shift: Tensor | float = 0.0,
+) -> Tensor:
+    r"""Minimise :math:`\tfrac12\|x - uA\|^2 + u\cdot\text{shift}` over the atoms A of each row.
+
+    One Newton step from ``values``,
+    :math:`u \leftarrow u + \bigl((x - uA)A^T - \text{shift}\bigr)(AA^T + \varepsilon I)^{-1}`.
+    The damping ε is tiny: it changes nothing where the atoms are independent, and where
+    they are not it makes the step a descent direction along which some code vanishes.
+
+    Parameters
+    ----------
+    problem : Problem
+    rows : Tensor of shape (n,)
+        Which rows of the problem are meant.
+    indices, values, valid : Tensor of shape (n, k)
+        Atoms of each row and their codes; where ``valid`` is false the place is padding.
+    shift : Tensor of shape (n, k) or float
+        Linear term, ``alpha·sign(s)`` for the lasso.
+
+    Returns
+    -------
+    Tensor of shape (n, k)
+        Zero at padding.
+    """
+    n, k = indices.shape
+    shift = torch.as_tensor(shift, dtype=values.dtype, device=values.device).expand(n, k)
+    size = max(1, _GATHER_LIMIT // max(1, k * problem.D.shape[1]))
+    parts = zip(*(t.split(size) for t in (rows, indices, values, valid, shift)), strict=True)
+    return torch.cat([_newton(problem.X[r], problem.D[i], u, v, s) for r, i, u, v, s in parts])
+
+
+def _newton(X: Tensor, atoms: Tensor, values: Tensor, valid: Tensor, shift: Tensor) -> Tensor:
+    atoms = atoms * valid.unsqueeze(2)
+    gram = atoms @ atoms.mT
+    size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny)
+    damping = torch.where(valid, torch.finfo(X.dtype).eps ** 0.7 * size, size)
+    residual = X - (values.unsqueeze(1) @ atoms).squeeze(1)
+    descent = (atoms @ residual.unsqueeze(2)).squeeze(2) - shift * valid
+    factor, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))
+    return values + torch.cholesky_solve(descent.unsqueeze(2), factor).squeeze(2)
+
+
+def towards(values: Tensor, target: Tensor) -> Tensor:
+    """From ``values`` to ``target``, or until the first code of a row reaches zero.
+
+    Codes that reach zero first are set to exactly zero, so that they leave the
+    support; a code that starts at zero and would turn negative does so at once.
+
+    Parameters
+    ----------
+    values, target : Tensor of shape (n, k)
+
+    Returns
+    -------
+    Tensor of shape (n, k)
+    """
+    blocking = (target * values.sign() <= 0) & ((values != 0) | (target < 0))
+    ratio = (values / (values - target)).masked_fill(~blocking, torch.inf)
+    step = ratio.amin(1, keepdim=True).clamp(max=1)
+    return (values + step * (target - values)).masked_fill(blocking & (ratio <= step), 0.0)

@@ -1,0 +1,107 @@
+"""The module that is trained: encoder, activation, dictionary and offset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .activations import Activation
+
+
+class SparseAutoencoder(nn.Module):
+    r"""Codes :math:`s = \sigma(\mathrm{MLP}(x - b))`, reconstruction :math:`\hat x = sD + b`.
+
+    Without hidden layers this is the usual sparse autoencoder. Hidden layers are
+    followed by a ReLU, so the whole map is homogeneous: multiplying x, b and all
+    biases by a number multiplies the codes by it (see :meth:`rescale_`).
+
+    Parameters
+    ----------
+    weights : sequence of Tensor of shape (n_in, n_out)
+        From n_features through the hidden layers to n_components.
+    biases : sequence of Tensor of shape (n_out,)
+    dictionary : Tensor of shape (n_components, n_features)
+    offset : Tensor of shape (n_features,)
+    activation : Activation
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        dictionary: Tensor,
+        offset: Tensor,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(nn.Parameter(w) for w in weights)
+        self.biases = nn.ParameterList(nn.Parameter(b) for b in biases)
+        self.dictionary = nn.Parameter(dictionary)
+        self.offset = nn.Parameter(offset)
+        self.activation = activation
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the last layer of the encoder sees, shape (n, n_in)."""
+        hidden = x - self.offset
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            hidden = torch.addmm(bias, hidden, weight).relu()
+        return hidden
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """Values before the activation, shape (n, n_components)."""
+        return torch.addmm(self.biases[-1], self.hidden(x), self.weights[-1])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes, shape (n, n_components)."""
+        return self.activation(self.pre_activations(x))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Reconstruction, shape (n, n_features)."""
+        return torch.addmm(self.offset, codes, self.dictionary)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruction of x, shape (n, n_features)."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def rescale_(self, factor: float) -> None:
+        """Go over to rows that are ``factor`` times as long."""
+        for bias in (self.offset, *self.biases):
+            bias.mul_(factor)
+
+
+def initial_layers(
+    dictionary: Tensor, hidden_layer_sizes: Sequence[int], generator: torch.Generator
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases before training.
+
+    Without hidden layers the encoder starts tied to the dictionary, ``W = Dᵀ``. Hidden
+    layers start uniform on ``±√(6/n_in)`` (He et al. 2015), the last one on
+    ``±1/√n_in``; biases start at zero.
+
+    Parameters
+    ----------
+    dictionary : Tensor of shape (n_components, n_features)
+    hidden_layer_sizes : sequence of int
+    generator : torch.Generator
+        On the CPU, so that the start does not depend on the device.
+    """
+    n_components, n_features = dictionary.shape
+    sizes = [n_features, *hidden_layer_sizes, n_components]
+    biases = [dictionary.new_zeros(n) for n in sizes[1:]]
+    if not hidden_layer_sizes:
+        return [dictionary.T.clone()], biases
+    bounds = [math.sqrt(6 / n) for n in sizes[:-2]] + [1 / math.sqrt(sizes[-2])]
+    weights = [
+        uniform(n_in, n_out, bound, generator).to(dictionary)
+        for n_in, n_out, bound in zip(sizes[:-1], sizes[1:], bounds, strict=True)
+    ]
+    return weights, biases
+
+
+def uniform(n_in: int, n_out: int, bound: float, generator: torch.Generator) -> Tensor:
+    """Uniform on ±bound, shape (n_in, n_out), drawn on the CPU."""
+    return (2 * torch.rand(n_in, n_out, generator=generator) - 1) * bound

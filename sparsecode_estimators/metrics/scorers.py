@@ -1,0 +1,93 @@
+"""Scorers for model selection: callables ``(estimator, X, y=None) -> float``.
+
+Each works on anything with `transform` (and `inverse_transform`), so also on a
+pipeline, whatever kind of container its codes come in.
+"""
+
+from typing import Any
+
+from .correlation import mean_corr_coef
+from .inputs import as_codes
+from .reconstruction import explained_variance
+from .sparsity import l0
+
+
+def mcc_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """`mean_corr_coef` of the codes of `X` with the true codes `y`.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted, with `transform`.
+    X : array-like of shape (n_samples, n_features)
+    y : array-like or CSR of shape (n_samples, n_true)
+        The true codes, as in ``GridSearchCV(...).fit(X, codes)``.
+
+    Returns
+    -------
+    float
+        Between 0 and 1, higher is better.
+
+    Raises
+    ------
+    ValueError
+        If `y` is None.
+    """
+    if y is None:
+        raise ValueError(
+            "y=None, but mcc_scorer compares with the true codes: pass them as y, as in "
+            "search.fit(X, codes), or use reconstruction_scorer, which needs no truth."
+        )
+    return mean_corr_coef(as_codes(y, "y", min_samples=2), estimator.transform(X))
+
+
+def reconstruction_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """`explained_variance` of `X` by ``inverse_transform(transform(X))``.
+
+    On a pipeline this is measured in the space of `X`, before any scaling.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted, with `transform` and `inverse_transform`.
+    X : array-like of shape (n_samples, n_features)
+    y : ignored
+
+    Returns
+    -------
+    float
+        At most 1, higher is better.
+    """
+    codes = _without_frame(estimator.transform(X))
+    return explained_variance(X, estimator.inverse_transform(codes))
+
+
+def sparsity_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """Minus the mean number of active latents, so that higher is sparser.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted, with `transform`.
+    X : array-like of shape (n_samples, n_features)
+    y : ignored
+
+    Returns
+    -------
+    float
+        Between -n_components and 0.
+    """
+    return -l0(estimator.transform(X))
+
+
+#: For ``GridSearchCV(..., scoring=SCORERS, refit="reconstruction")``.
+SCORERS = {
+    "mcc": mcc_scorer,
+    "reconstruction": reconstruction_scorer,
+    "sparsity": sparsity_scorer,
+}
+
+
+def _without_frame(codes: Any) -> Any:
+    """The array inside a data frame: not every `inverse_transform` takes a frame."""
+    return codes.to_numpy() if hasattr(codes, "columns") else codes

@@ -1,0 +1,28 @@
+"""Fixtures and settings for every test; thread counts are set here and nowhere else."""
+
+import os
+
+os.environ["SCIPY_ARRAY_API"] = (
+    "1"  # before scikit-learn is imported: its array API checks ask for it
+)
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+# Shapes change from example to example and the first call of a torch operator
+# is slow, so a deadline would measure the machine and not the code.
+hypothesis.settings.register_profile(
+    "default", deadline=None, derandomize=True, max_examples=25, print_blob=True
+)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Every device that this machine has."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    return request.param
