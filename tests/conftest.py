@@ -26,3 +26,19 @@ def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def paper_known():
+    """The paper's data with a known dictionary."""
+    from sparsecode_estimators.datasets import load_paper_data
+
+    return load_paper_data("known_dictionary")
+
+
+@pytest.fixture(scope="session")
+def paper_unknown():
+    """The paper's data with nothing known."""
+    from sparsecode_estimators.datasets import load_paper_data
+
+    return load_paper_data("unknown")

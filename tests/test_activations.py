@@ -25,7 +25,7 @@ TEXTS = [
     "Größe, naïve, 日本語: every byte has a token.\n\n    >>> len(range(10))\n    10\n",
     "def close(self): pass",
 ]
-MEASURED = 2.0  # bits per character
+MEASURED = 1.63  # bits per character, Python 3.11.7
 N_LAYERS, CONTEXT = 4, 24
 
 SIZES = {
@@ -455,7 +455,7 @@ def test_layers_that_share_their_weights(tokenizer):
 @pytest.mark.parametrize(("dtype", "factor"), [("float16", 1e6), ("float32", float("nan"))])
 def test_activations_that_are_not_finite(dtype, factor, tokenizer):
     model = transformers.GPT2Model.from_pretrained(TINY_GPT2).float()
-    model.h[1].register_forward_hook(lambda module, args, output: output * factor)
+    model.h[2].register_forward_pre_hook(lambda module, args: (args[0] * factor, *args[1:]))
     with pytest.raises(ValueError, match=r"not finite; .*(dtype=|weights)"):
         activations(model, tokenizer, hook="resid_pre", dtype=dtype)
 
@@ -508,13 +508,13 @@ def test_the_shipped_model_is_trained(tiny, tokenizer):
     """On text that it was not trained on, and that every Python has."""
     from pydoc_data.topics import topics
 
-    text = "\n".join(topics[name] for name in ["assignment", "booleans", "debugger", "lambda"])
+    text = "\n".join(topics[name] for name in ["assignment", "booleans", "lambda", "with"])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         control = transformers.GPT2LMHeadModel(tiny.config).eval()
     trained = bits_per_character(tiny.eval(), tokenizer, text)
     assert trained < MEASURED + 0.2
-    assert trained < bits_per_character(control, tokenizer, text) - 1.5
+    assert trained < bits_per_character(control, tokenizer, text) - 1.2
 
 
 def test_the_shipped_tokenizer_writes_any_text(tokenizer):

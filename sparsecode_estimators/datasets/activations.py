@@ -299,7 +299,10 @@ class _Progress:
     def add(self, n_tokens: int) -> None:
         before, self.done = self.done, self.done + n_tokens
         if self.verbose and 10 * before // self.total < 10 * self.done // self.total:
-            pass
+            print(  # noqa: T201
+                f"[load_activations] {self.done} of {self.total} tokens "
+                f"({self.done / self.total:.0%}), {time.monotonic() - self.begin:.0f} s"
+            )
 
 
 # Checks: each names the parameter, its value and the remedy.

@@ -132,7 +132,7 @@ def _explained(parameter: str, source: Any) -> Iterator[None]:
 
 def input_device(model: nn.Module) -> torch.device:
     """Where the model takes its input."""
-    return model.get_input_embeddings().weight.device  # type: ignore[operator, union-attr]
+    return model.get_input_embeddings().weight.device  # type: ignore[operator]
 
 
 def name_of(model: Any) -> str:

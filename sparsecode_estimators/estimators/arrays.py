@@ -199,7 +199,7 @@ def read_codes(codes: Any, n_components: int) -> tuple[Any, torch.dtype]:
         When they do not have ``n_components`` columns, or are not finite.
     """
     if isinstance(codes, Tensor):
-        codes = codes.detach()
+        codes = codes.detach().to_dense() if codes.layout != torch.strided else codes.detach()
         dtype = torch.float64 if codes.dtype == torch.float64 else torch.float32
     else:
         codes = check_array(codes, accept_sparse="csr", dtype=[np.float64, np.float32])

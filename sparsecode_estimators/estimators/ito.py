@@ -161,9 +161,7 @@ class ITORefiner(BaseSparseCoder):
             )
         known = given_dictionary("dictionary", self.dictionary, rows, None)
         inner = self._fit_inner(X, y)
-        D = known if inner is None or known is not None else np.asarray(inner.components_)
-        assert D is not None
-        self._check_dictionary(D, inner)
+        D = self._dictionary(known, inner)
         self.components_ = to_array(to_tensor(D, rows), rows)
         offset = getattr(inner, "intercept_", None)
         offset = np.zeros(rows.n_features) if offset is None else offset
@@ -194,20 +192,23 @@ class ITORefiner(BaseSparseCoder):
         return fitted.estimator if isinstance(fitted, FrozenEstimator) else fitted
 
     @staticmethod
-    def _check_dictionary(D: np.ndarray, inner: Any) -> None:
+    def _dictionary(known: np.ndarray | None, inner: Any) -> np.ndarray:
         if inner is None:
-            return
+            assert known is not None
+            return known
         components = getattr(inner, "components_", None)
         if components is None:
             raise ValueError(
                 f"estimator={type(inner).__name__} has no components_ after fit: ITORefiner needs "
                 "the dictionary that its codes are for."
             )
-        if np.shape(components) != D.shape:
+        if known is not None and np.shape(components) != known.shape:
             raise ValueError(
-                f"dictionary has shape {D.shape}, but the encoder's codes are for components_ of "
-                f"shape {np.shape(components)}: give a dictionary of that shape, or estimator=None."
+                f"dictionary has shape {known.shape}, but the encoder's codes are for components_ "
+                f"of shape {np.shape(components)}: give a dictionary of that shape, or "
+                "estimator=None."
             )
+        return np.asarray(components) if known is None else known
 
     def _choose_problem(self, inner: Any, rows: Rows) -> None:
         """alpha, k and sign: what was asked for, else what the encoder has."""

@@ -44,8 +44,9 @@ class MLPEncoder(BaseSparseEncoder):
     objective : {"reconstruction", "codes"}, default="reconstruction"
         "codes": learn from known codes, ``fit(X, codes)``, by ``½‖s_true − s‖²``; the
         dictionary is then the least-squares one, unless it is given.
-    fit_intercept : bool, default=True
-        Whether to learn the offset b, from the mean on. Without it ``b = 0``.
+    fit_intercept : bool or "auto", default="auto"
+        Whether to learn the offset b, from the mean on. Without it ``b = 0``. "auto": when
+        the dictionary is learned; a known one is taken to be all that rows are made of.
     max_iter : int >= 1, default=200
         Most epochs.
     batch_size : int >= 1 or "auto", default="auto"
@@ -141,7 +142,7 @@ class MLPEncoder(BaseSparseEncoder):
         dictionary=None,
         dict_init=None,
         objective="reconstruction",
-        fit_intercept=True,
+        fit_intercept="auto",
         max_iter=200,
         batch_size="auto",
         learning_rate_init=3e-3,

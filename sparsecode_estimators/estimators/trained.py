@@ -61,7 +61,7 @@ class BaseSparseEncoder(BaseSparseCoder):
         "dictionary": ["array-like", callable, None],
         "dict_init": ["array-like", None],
         "objective": [StrOptions({"reconstruction", "codes"})],
-        "fit_intercept": ["boolean"],
+        "fit_intercept": ["boolean", StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
@@ -173,6 +173,11 @@ class BaseSparseEncoder(BaseSparseCoder):
                 "dictionary is kept fixed, so dict_init would go unused: give only one of them."
             )
 
+    def _learns_offset(self) -> bool:
+        if self.fit_intercept == "auto":
+            return self.dictionary is None
+        return bool(self.fit_intercept)
+
     def _sparsity(self) -> int | None:
         if self.activation == "relu":
             return None
@@ -187,7 +192,7 @@ class BaseSparseEncoder(BaseSparseCoder):
         generator: torch.Generator,
     ) -> _Run:
         x = work.sample(SAMPLE_ROWS)
-        offset = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
+        offset = x.mean(0) if self._learns_offset() else x.new_zeros(x.shape[1])
         centred = x - offset
         scale = centred.square().mean().sqrt().item() or 1.0
         if given is not None:
@@ -242,7 +247,7 @@ class BaseSparseEncoder(BaseSparseCoder):
             objective=self.objective,
             alpha=run.alpha / run.scale,
             learn_dictionary=self.dictionary is None,
-            learn_offset=self.fit_intercept,
+            learn_offset=self._learns_offset(),
             max_iter=n_epochs,
             batch_size=min(_AUTO_BATCH if self.batch_size == "auto" else self.batch_size, n),
             learning_rate=self.learning_rate_init,
@@ -307,7 +312,8 @@ class BaseSparseEncoder(BaseSparseCoder):
 
     def _report(self, iteration: int, loss: float) -> None:
         if self.verbose:
-            pass
+            scaled = "X scaled to unit variance"
+            print(f"epoch {iteration + 1}/{self.max_iter}: loss {loss:.6g} ({scaled})")  # noqa: T201
 
     def _encoder(self, rows: Rows) -> Encode:
         return self._to_model(rows).encode

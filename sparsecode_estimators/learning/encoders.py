@@ -93,7 +93,8 @@ def initial_layers(
     sizes = [n_features, *hidden_layer_sizes, n_components]
     biases = [dictionary.new_zeros(n) for n in sizes[1:]]
     if not hidden_layer_sizes:
-        return [dictionary.T.clone()], biases
+        # contiguous: the fused optimiser walks parameter and gradient in memory order
+        return [dictionary.T.contiguous()], biases
     bounds = [math.sqrt(6 / n) for n in sizes[:-2]] + [1 / math.sqrt(sizes[-2])]
     weights = [
         uniform(n_in, n_out, bound, generator).to(dictionary)

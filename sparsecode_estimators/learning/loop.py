@@ -56,7 +56,7 @@ class AdamState:
         """One step, in place. The functional form: the class would import a compiler."""
         adam(
             params,
-            grads,
+            [grad.contiguous() for grad in grads],  # read in memory order, as the parameters
             self.means,
             self.squares,
             [],

@@ -1,0 +1,187 @@
+"""One clear error for each mistake: the parameter, the value, the remedy."""
+
+import numpy as np
+import pytest
+import torch
+from problems import planted
+
+from sparsecode_estimators import (
+    ITORefiner,
+    MLPEncoder,
+    SAEEncoder,
+    SparseCodingEncoder,
+    sparse_encode,
+)
+
+X, CODES, D = planted(40, 8, 16, 3, seed=30)
+ENCODERS = [SAEEncoder, MLPEncoder, SparseCodingEncoder]
+ALL = [*ENCODERS, lambda **kw: ITORefiner(dictionary=D, **kw)]
+
+
+def with_value(value):
+    bad = X.copy()
+    bad[3, 2] = value
+    return bad
+
+
+BAD_X = [
+    (with_value(np.nan), "NaN"),
+    (with_value(np.inf), "infinity"),
+    (np.empty((0, 8)), "0 sample"),
+    (np.empty((5, 0)), "0 feature"),
+    (X[0], "Expected 2D array"),
+    (X[None], "dim 3|3D"),
+    (X.astype(complex), "Complex"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_X, ids=[m for _, m in BAD_X])
+@pytest.mark.parametrize("make", ALL)
+def test_bad_arrays(make, bad, message):
+    with pytest.raises(ValueError, match=message):
+        make().fit(bad)
+    with pytest.raises(ValueError, match=message):
+        make().fit(torch.tensor(bad))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_infinity_in_streams(dtype, tmp_path):
+    np.save(tmp_path / "X.npy", with_value(np.inf).astype(dtype))
+    with pytest.raises(ValueError, match="infinity"):
+        SAEEncoder().fit(np.load(tmp_path / "X.npy", mmap_mode="r"))
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_wrong_width(make):
+    fitted = make().set_params(max_iter=2).fit(X)
+    with pytest.raises(ValueError, match="8 features"):
+        fitted.transform(X[:, :5])
+    with pytest.raises(ValueError, match=r"codes has shape \(40, 3\)"):
+        fitted.inverse_transform(X[:, :3])
+
+
+@pytest.mark.parametrize("make", ENCODERS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_components": 0}, "n_components"),
+        ({"n_nonzero_coefs": 0}, "n_nonzero_coefs"),
+        ({"n_nonzero_coefs": -1}, "n_nonzero_coefs"),
+        ({"alpha": -0.1}, "alpha"),
+        ({"alpha": "large"}, "alpha"),
+        ({"max_iter": 0}, "max_iter"),
+        ({"precision": "float8"}, "precision"),
+        ({"dictionary": D.T}, r"dictionary has shape \(8, 16\).*Transpose"),
+        ({"dictionary": D[:, :5]}, "dictionary has shape"),
+        ({"dictionary": D[0]}, "dictionary has shape"),
+        ({"dictionary": np.vstack([D, np.zeros(8)])}, "atoms that are all zero"),
+        ({"dictionary": np.full((16, 8), np.nan)}, "dictionary contains NaN"),
+        ({"dictionary": D, "n_components": 7}, "16 atoms but n_components=7"),
+        ({"dict_init": D[:, :5]}, "dict_init has shape"),
+        ({"device": "cuda:99"}, "device='cuda:99' cannot be used"),
+        ({"device": "helloworld"}, "device='helloworld' cannot be used"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_bad_parameters(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options).fit(X)
+
+
+@pytest.mark.parametrize("make", [SAEEncoder, MLPEncoder])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": "gelu"}, "activation"),
+        ({"objective": "everything"}, "objective"),
+        ({"optimizer": "lbfgs"}, "optimizer"),
+        ({"learning_rate_init": 0.0}, "learning_rate_init"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"n_nonzero_coefs": 3}, "is for activation='topk'"),
+        ({"dictionary": D, "dict_init": D}, "give only one"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_bad_training_parameters(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options).fit(X)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (3, -1), (2.5,)])
+def test_bad_hidden_layers(sizes):
+    with pytest.raises((ValueError, TypeError), match=r"hidden_layer_sizes\[\d\]"):
+        MLPEncoder(hidden_layer_sizes=sizes).fit(X)
+
+
+@pytest.mark.parametrize("make", [SAEEncoder, MLPEncoder])
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        (None, {}, "requires y"),
+        (CODES[:7], {}, "X has 40 rows but y has 7"),
+        (CODES, {"n_components": 12}, "y has 16 columns but n_components=12"),
+        (CODES[:, :5], {"dictionary": D}, "y has 5 columns"),
+        (np.full_like(CODES, np.nan), {}, "NaN"),
+    ],
+    ids=["none", "rows", "columns", "dictionary", "nan"],
+)
+def test_bad_codes(make, y, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(objective="codes", **options).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give exactly one"),
+        ({"alpha": 0.1, "n_nonzero_coefs": 2}, "give exactly one"),
+        ({"alpha": -1.0}, "alpha"),
+        ({"n_nonzero_coefs": 0}, "n_nonzero_coefs"),
+        ({"alpha": 0.1, "solver": "simplex"}, "solver"),
+        ({"alpha": 0.1, "solver": "omp"}, "set n_nonzero_coefs"),
+        ({"n_nonzero_coefs": 2, "solver": "fista"}, "n_nonzero_coefs=None"),
+        ({"alpha": 0.1, "solver": "adam", "positive_code": False}, "positive_code=True"),
+        ({"alpha": 0.1, "max_iter": 0}, "max_iter"),
+        ({"alpha": 0.1, "tol": 0.0}, "tol"),
+        ({"alpha": 0.1, "init": CODES[:3]}, "init has 3 rows but X has 40"),
+        ({"alpha": 0.1, "init": CODES[:, :3]}, r"shape \(40, 3\)"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_bad_arguments_of_sparse_encode(options, message):
+    with pytest.raises(ValueError, match=message):
+        sparse_encode(X, D, **options)
+
+
+def test_ito_needs_something_to_refine():
+    with pytest.raises(ValueError, match="estimator=None and dictionary=None"):
+        ITORefiner().fit(X)
+
+
+def test_ito_needs_codes_for_its_dictionary():
+    from sklearn.preprocessing import StandardScaler
+
+    with pytest.raises(ValueError, match="no components_"):
+        ITORefiner(StandardScaler()).fit(X)
+    with pytest.raises(ValueError, match=r"dictionary has shape \(16, 8\)"):
+        ITORefiner(SAEEncoder(4, max_iter=2), dictionary=D).fit(X)
+
+
+def test_warm_start_of_another_shape():
+    sae = SAEEncoder(16, max_iter=2, warm_start=True).fit(X)
+    with pytest.raises(ValueError, match="warm_start=False"):
+        sae.set_params(n_components=12).fit(X)
+
+
+def test_a_loss_that_explodes_says_so():
+    with pytest.raises(FloatingPointError, match="learning_rate_init"):
+        SAEEncoder(16, learning_rate_init=1e30, max_iter=20, random_state=0).fit(X)
+
+
+def test_absent_cuda_names_the_remedy(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    sae = SAEEncoder(16, max_iter=2).fit(X)
+    if torch.cuda.device_count() == 0:
+        with pytest.raises(ValueError, match="device='cpu'"):
+            sae.set_params(device="cuda").transform(X)
+    assert sae.set_params(device="auto").transform(X).shape == (40, 16)

@@ -1,0 +1,215 @@
+"""SAE and MLP: what training does, resumes, revives, and hands out."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import planted
+
+from sparsecode_estimators import MLPEncoder, SAEEncoder
+from sparsecode_estimators.metrics import aligned_corr_coef
+
+X, CODES, D = planted(400, 8, 16, 3, seed=40)
+BOTH = [SAEEncoder, MLPEncoder]
+SMALL = {"max_iter": 5, "random_state": 0}
+
+
+def reference_codes(encoder, X):
+    """The forward pass from the attributes alone, in NumPy."""
+    hidden = X - encoder.intercept_
+    for weight, bias in zip(
+        encoder.encoder_coefs_[:-1], encoder.encoder_intercepts_[:-1], strict=True
+    ):
+        hidden = np.maximum(hidden @ weight + bias, 0)
+    codes = np.maximum(hidden @ encoder.encoder_coefs_[-1] + encoder.encoder_intercepts_[-1], 0)
+    if encoder.activation == "topk":
+        k = encoder.n_nonzero_coefs
+        codes[codes < np.sort(codes, axis=1)[:, [-k]]] = 0
+    return codes
+
+
+@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("options", [{}, {"activation": "topk", "n_nonzero_coefs": 3}])
+def test_attributes_are_the_whole_encoder(cls, options):
+    encoder = cls(16, **options, **SMALL).fit(X)
+    codes = encoder.transform(X)
+    np.testing.assert_allclose(codes, reference_codes(encoder, X), atol=1e-10)
+    np.testing.assert_allclose(
+        encoder.inverse_transform(codes), codes @ encoder.components_ + encoder.intercept_
+    )
+    np.testing.assert_allclose(np.linalg.norm(encoder.components_, axis=1), 1, atol=1e-6)
+    module = encoder.to_module(device="cpu")
+    assert isinstance(module, torch.nn.Module)
+    np.testing.assert_allclose(module.encode(torch.tensor(X)).detach().numpy(), codes, atol=1e-10)
+
+
+def test_topk_keeps_the_largest_and_no_more_under_ties():
+    sae = SAEEncoder(4, activation="topk", n_nonzero_coefs=2, dictionary=np.eye(4), max_iter=1)
+    sae.fit(np.eye(4))
+    sae.encoder_coefs_, sae.encoder_intercepts_ = [np.eye(4)], [np.zeros(4)]
+    rows = np.array([[1.0, 3.0, 2.0, 0.5], [2.0, 2.0, 2.0, 2.0], [-1.0, -2.0, 4.0, -3.0]])
+    codes = sae.transform(rows)
+    np.testing.assert_array_equal(codes[0], [0, 3, 2, 0])
+    assert (codes[1] > 0).sum() == 2
+    np.testing.assert_array_equal(codes[2], [0, 0, 4, 0])
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_k_is_at_most_the_number_of_components(cls):
+    encoder = cls(4, activation="topk", n_nonzero_coefs=99, **SMALL).fit(X)
+    assert encoder.transform(X).shape == (400, 4)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_training_lowers_the_objective(cls):
+    encoder = cls(16, max_iter=40, random_state=0).fit(X)
+    curve = encoder.loss_curve_
+    assert len(curve) == encoder.n_iter_
+    assert curve[-1] < 0.5 * curve[0]
+    assert encoder.n_steps_ == encoder.n_iter_ * 2  # 400 rows in batches of 256
+    codes = encoder.transform(X)
+    loss = 0.5 * ((X - encoder.inverse_transform(codes)) ** 2).sum(1) + encoder.alpha_ * codes.sum(
+        1
+    )
+    # the curve holds the loss while the epoch ran, so it lags a little
+    assert loss.mean() == pytest.approx(encoder.loss_, rel=0.05)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_known_dictionary_is_kept_to_the_last_digit(cls):
+    encoder = cls(dictionary=3 * D, **SMALL).fit(X)
+    np.testing.assert_array_equal(encoder.components_, 3 * D)
+    assert not encoder.intercept_.any()
+    assert encoder.set_params(fit_intercept=True).fit(X).intercept_.any()
+
+
+def test_known_codes():
+    encoder = MLPEncoder(objective="codes", max_iter=150, random_state=0).fit(X, CODES)
+    assert aligned_corr_coef(CODES, encoder.transform(X)) > 0.8
+    # the dictionary is the least-squares one for the known codes, which is nearly the true one
+    least = np.linalg.lstsq(CODES, X, rcond=None)[0]
+    encoder.set_params(fit_intercept=False).fit(X, CODES)
+    np.testing.assert_allclose(encoder.components_, least, atol=1e-5)
+    np.testing.assert_allclose(encoder.components_, D, atol=0.01)
+
+
+def test_targets_are_ignored_without_known_codes():
+    with_y = SAEEncoder(16, **SMALL).fit(X, np.zeros(3)).transform(X)
+    np.testing.assert_array_equal(with_y, SAEEncoder(16, **SMALL).fit(X).transform(X))
+
+
+@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("factor", [2.0**-10, 2.0**7])
+def test_rescaling_rows_rescales_codes_and_nothing_else(cls, factor):
+    base = cls(16, **SMALL).fit(X)
+    scaled = cls(16, **SMALL).fit(factor * X)
+    np.testing.assert_allclose(scaled.transform(factor * X), factor * base.transform(X), rtol=1e-6)
+    np.testing.assert_allclose(scaled.components_, base.components_, rtol=1e-6)
+    assert scaled.alpha_ == pytest.approx(factor * base.alpha_)
+    assert scaled.loss_ == pytest.approx(factor**2 * base.loss_)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_same_seed_same_result(cls):
+    first, second, other = (cls(16, max_iter=5, random_state=s).fit(X) for s in (3, 3, 4))
+    np.testing.assert_array_equal(first.transform(X), second.transform(X))
+    assert np.abs(first.transform(X) - other.transform(X)).max() > 1e-3
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_warm_start_goes_on(cls):
+    encoder = cls(16, max_iter=10, warm_start=True, random_state=0).fit(X)
+    first = encoder.loss_
+    encoder.fit(X)
+    assert encoder.n_iter_ == 20
+    assert len(encoder.loss_curve_) == 20
+    assert encoder.loss_curve_[10] < 1.1 * first
+    assert encoder.loss_curve_[10] < 0.9 * encoder.loss_curve_[0]
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_partial_fit_is_one_pass(cls):
+    encoder = cls(16, random_state=0)
+    for i in range(30):
+        encoder.partial_fit(X)
+        assert encoder.n_iter_ == i + 1
+        assert encoder.n_steps_ == 2 * (i + 1)
+    assert encoder.loss_curve_[-1] < 0.5 * encoder.loss_curve_[0]
+    before = encoder.components_.copy()
+    encoder.partial_fit(X[:10])
+    assert np.abs(encoder.components_ - before).max() < 0.1
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_partial_fit_equals_fit_at_a_constant_rate(cls):
+    options = {"shuffle": False, "learning_rate": "constant", "dead_after": 10**9}
+    whole = cls(16, max_iter=4, random_state=0, **options).fit(X)
+    parts = cls(16, random_state=0, **options)
+    for _ in range(4):
+        parts.partial_fit(X)
+    np.testing.assert_allclose(parts.transform(X), whole.transform(X), atol=1e-4)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_dead_latents_come_back(cls):
+    options = {"dictionary": D, "max_iter": 60, "random_state": 0, "aux_alpha": 0.0}
+    encoder = cls(warm_start=True, **options).fit(X)
+    coefs, biases = encoder.encoder_coefs_[-1], encoder.encoder_intercepts_[-1]
+    coefs[:, :5], biases[:5] = 0.0, -100.0
+    encoder._silent_for[:5] = 10**9
+    assert (encoder.transform(X)[:, :5] == 0).all()
+    assert len(encoder.fit(X).dead_latents_) == 0
+    assert (encoder.activation_frequency_ > 0.01).all()
+    # and without revival they would not
+    encoder = cls(warm_start=True, dead_after=10**12, **options).fit(X)
+    encoder.encoder_coefs_[-1][:, :5], encoder.encoder_intercepts_[-1][:5] = 0.0, -100.0
+    assert set(range(5)) <= set(encoder.fit(X).dead_latents_)
+
+
+def test_auxiliary_loss_brings_topk_latents_back():
+    def dead(aux_alpha):
+        sae = SAEEncoder(
+            64,
+            activation="topk",
+            n_nonzero_coefs=2,
+            max_iter=30,
+            random_state=0,
+            dead_after=800,
+            aux_alpha=aux_alpha,
+        )
+        # no re-initialisation in single passes: only the auxiliary loss can help
+        for _ in range(30):
+            sae.partial_fit(X)
+        return len(sae.dead_latents_)
+
+    assert dead(1.0) <= dead(0.0)
+
+
+def test_early_stopping():
+    stopped = SAEEncoder(16, max_iter=500, tol=0.05, n_iter_no_change=3, random_state=0).fit(X)
+    assert stopped.n_iter_ < 100
+
+
+def test_verbose_prints_one_line_an_epoch(capsys):
+    SAEEncoder(16, max_iter=3, verbose=1).fit(X)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    SAEEncoder(16, max_iter=3).fit(X)
+    assert not capsys.readouterr().out
+
+
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 10**6),
+    cls=st.sampled_from(BOTH),
+    topk=st.booleans(),
+    cuts=st.lists(st.integers(1, 59), max_size=5),
+)
+def test_codes_are_row_wise(seed, cls, topk, cuts):
+    options = {"activation": "topk", "n_nonzero_coefs": 2} if topk else {}
+    rows = planted(60, 5, 9, 2, seed=seed)[0]
+    encoder = cls(9, max_iter=2, random_state=seed, **options).fit(rows)
+    whole = encoder.transform(rows)
+    order = np.random.default_rng(seed).permutation(60)
+    parts = [encoder.transform(part) for part in np.split(rows[order], sorted(set(cuts)))]
+    np.testing.assert_allclose(np.concatenate(parts), whole[order], atol=1e-10)
