@@ -86,7 +86,7 @@ def test_scikit_learn_contract(estimator, check):
 
 
 # these checks themselves fit on frames and transform arrays
-@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names")
 @pytest.mark.parametrize("check", FURTHER_CHECKS)
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: repr(e).replace("\n", ""))
 def test_further_checks(estimator, check):

@@ -46,11 +46,25 @@ def resolve_model(model: Any, device: torch.device) -> nn.Module:
     if not _is_source(model):
         return model
     transformers = _import_transformers()
-    with _explained("model", model):
+    with _explained("model", model), _no_progress_bar():
         network = transformers.AutoModel.from_pretrained(model)
     if getattr(network, "is_quantized", False):
         return network  # packed weights have their own precision, and place
     return network.float().to(device)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar while it loads, whoever asked; its setting is put back."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def resolve_tokenizer(tokenizer: Any, model: Any) -> Any:

@@ -40,7 +40,8 @@ class SAEEncoder(BaseSparseEncoder):
         dictionary is then the least-squares one, unless it is given.
     fit_intercept : bool or "auto", default="auto"
         Whether to learn the offset b, from the mean on. Without it ``b = 0``. "auto": when
-        the dictionary is learned; a known one is taken to be all that rows are made of.
+        the dictionary is learned from reconstruction; a known dictionary, or known codes, are
+        taken to be all that rows are made of.
     max_iter : int >= 1, default=200
         Most epochs.
     batch_size : int >= 1 or "auto", default="auto"
@@ -48,11 +49,11 @@ class SAEEncoder(BaseSparseEncoder):
     learning_rate_init : float > 0, default=3e-3
         Of Adam, for X scaled to unit variance.
     learning_rate : {"decay", "constant"}, default="decay"
-        "decay": towards zero in the last third of ``max_iter``.
+        "decay": constant, then linearly towards zero in the last third of the epochs.
     optimizer : {"adam"}, default="adam"
     tol : float >= 0, default=1e-4
-        Training stops when the loss has not improved by this share of it
-        for ``n_iter_no_change`` epochs in a row.
+        When the loss has not improved by this share of it for ``n_iter_no_change`` epochs in
+        a row, training stops; with ``learning_rate="decay"`` after the rate has fallen.
     n_iter_no_change : int >= 1, default=20
     shuffle : bool, default=True
     warm_start : bool, default=False

@@ -154,7 +154,7 @@ class BaseSparseEncoder(BaseSparseCoder):
             generator=generator,
             optimizer=run.optimizer,
             dead=run.dead,
-            report=self._report,
+            report=lambda epoch, loss: self._report(epoch, n_epochs, loss * run.scale**2),
         )
         run.model.rescale_(run.scale)
         if self.objective == "codes" and known is None:
@@ -175,7 +175,7 @@ class BaseSparseEncoder(BaseSparseCoder):
 
     def _learns_offset(self) -> bool:
         if self.fit_intercept == "auto":
-            return self.dictionary is None
+            return self.dictionary is None and self.objective == "reconstruction"
         return bool(self.fit_intercept)
 
     def _sparsity(self) -> int | None:
@@ -310,10 +310,9 @@ class BaseSparseEncoder(BaseSparseCoder):
             for tensors in (state.means, state.squares, state.steps)
         )
 
-    def _report(self, iteration: int, loss: float) -> None:
+    def _report(self, iteration: int, n_epochs: int, loss: float) -> None:
         if self.verbose:
-            scaled = "X scaled to unit variance"
-            print(f"epoch {iteration + 1}/{self.max_iter}: loss {loss:.6g} ({scaled})")  # noqa: T201
+            print(f"epoch {iteration + 1}/{n_epochs}: loss {loss:.6g}")  # noqa: T201
 
     def _encoder(self, rows: Rows) -> Encode:
         return self._to_model(rows).encode

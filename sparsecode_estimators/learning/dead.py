@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .loop import AdamState
 
 _LOOK_EVERY = 100  # steps between two questions to the device whether any latent is dead
-_REVIVAL_ROWS = 8192
+REVIVAL_ROWS = 8192
 
 
 class DeadLatents:
@@ -68,48 +68,61 @@ class DeadLatents:
     def revive(
         self,
         model: SparseAutoencoder,
-        rows: Rows,
+        sources: tuple[Rows, ...],
         optimizer: AdamState,
         generator: torch.Generator,
-        params: list[Tensor],
+        *,
+        learn_dictionary: bool,
     ) -> None:
-        """Start dead latents again where the reconstruction is worst.
+        """Start dead latents again where they are needed.
 
-        Bricken et al. (2023), "Towards monosemanticity", resampling: rows are drawn
-        with probability proportional to their squared residual, and their residuals become
+        Bricken et al. (2023), "Towards monosemanticity", resampling: rows are drawn with
+        probability proportional to their squared residual, and their residuals become
         the atoms of the dead latents. (A dictionary that is kept fixed keeps its atoms.)
-        The last layer is fitted to the codes that the residuals ask of these atoms, so that
-        the latents fire where they are needed, whatever the layers before. Moments of the
-        optimiser start again at zero.
+        The last layer is fitted to the codes that the residuals ask of these atoms, or to
+        the known codes, so that the latents fire where they should, whatever the layers
+        before. Moments of the optimiser start again at zero.
         """
         dead = torch.nonzero(self.mask).squeeze(1)
         if not len(dead):
             return
-        x = sample(rows, _REVIVAL_ROWS)
-        residual = x - model(x)
-        weight = residual.square().sum(1).double().cpu()
-        if any(p is model.dictionary for p in params) and weight.sum() > 0:
-            drawn = torch.multinomial(weight, len(dead), replacement=True, generator=generator)
-            atoms = residual[drawn.to(x.device)]
-            norms = atoms.norm(dim=1, keepdim=True)
-            model.dictionary[dead] = torch.where(norms > 0, atoms / norms, model.dictionary[dead])
-        wanted = (residual @ model.dictionary[dead].T).relu()
-        weights, biases = model.weights[-1], model.biases[-1]
-        weights[:, dead], biases[dead] = _ridge(model.hidden(x), wanted)
-        for param, *moments in zip(params, optimizer.means, optimizer.squares, strict=True):
-            for moment in moments:
-                if param is weights:
-                    moment[:, dead] = 0
-                elif param is biases or param is model.dictionary:
-                    moment[dead] = 0
+        if len(sources) > 1:
+            fit_last_layer(model, sources, dead)
+        else:
+            x = sample(sources[0], REVIVAL_ROWS)
+            residual = x - model(x)
+            if learn_dictionary:
+                _draw_atoms(model.dictionary, dead, residual, generator)
+            wanted = (residual @ model.dictionary[dead].T).relu()
+            _regress(model, model.hidden(x), wanted, dead)
+        optimizer.forget(model, dead)
         self.silent_for[dead] = 0
 
 
-def _ridge(hidden: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and biases of the affine map that comes closest to ``wanted``."""
-    ones = hidden.new_ones(len(hidden), 1)
-    inputs = torch.cat([hidden, ones], dim=1)
+def _draw_atoms(
+    dictionary: Tensor, dead: Tensor, residual: Tensor, generator: torch.Generator
+) -> None:
+    weight = residual.square().sum(1).double().cpu()
+    if weight.sum() == 0:
+        return
+    drawn = torch.multinomial(weight, len(dead), replacement=True, generator=generator)
+    atoms = residual[drawn.to(residual.device)]
+    norms = atoms.norm(dim=1, keepdim=True)
+    dictionary[dead] = torch.where(norms > 0, atoms / norms, dictionary[dead])
+
+
+@torch.no_grad()
+def fit_last_layer(model: SparseAutoencoder, sources: tuple[Rows, ...], latents: Tensor) -> None:
+    """Least squares from the layers before to known codes, for some latents."""
+    part = slice(0, min(len(sources[0]), REVIVAL_ROWS))
+    x, codes = (source.read(part) for source in sources)
+    _regress(model, model.hidden(x), codes[:, latents], latents)
+
+
+def _regress(model: SparseAutoencoder, hidden: Tensor, wanted: Tensor, latents: Tensor) -> None:
+    """Set the last layer of ``latents`` to the ridge regression from ``hidden`` to ``wanted``."""
+    inputs = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
     gram = inputs.T @ inputs
     gram.diagonal().add_(1e-3 * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
     solution = torch.linalg.solve(gram, inputs.T @ wanted)
-    return solution[:-1], solution[-1]
+    model.weights[-1][:, latents], model.biases[-1][latents] = solution[:-1], solution[-1]

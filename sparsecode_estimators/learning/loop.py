@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from .batches import Rows, epoch
-from .dead import DeadLatents
+from .dead import DeadLatents, fit_last_layer
 from .encoders import SparseAutoencoder
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -43,6 +43,22 @@ class AdamState:
     means: list[Tensor]
     squares: list[Tensor]
     steps: list[Tensor]
+
+    def forget(self, model: SparseAutoencoder, latents: Tensor) -> None:
+        """Drop the moments of what belongs to some latents alone.
+
+        The last layer's weights and biases stand at fixed places among the parameters,
+        and the dictionary, if it is trained, behind them.
+        """
+        last = len(model.weights) - 1
+        for moments in (self.means, self.squares):
+            moments[last][:, latents] = 0
+            moments[2 * last + 1][latents] = 0
+            if (
+                len(moments) > 2 * last + 2
+                and moments[2 * last + 2].shape == model.dictionary.shape
+            ):
+                moments[2 * last + 2][latents] = 0
 
     @classmethod
     def fresh(cls, params: list[Tensor]) -> AdamState:
@@ -134,10 +150,15 @@ def train(
     FloatingPointError
         When the loss stops being finite.
     """
-    optimizer = optimizer or AdamState.fresh(trained(model, settings))
+    if optimizer is None:
+        optimizer = AdamState.fresh(trained(model, settings))
+        if settings.objective == "codes":
+            every = torch.arange(len(model.dictionary), device=model.dictionary.device)
+            fit_last_layer(model, sources, every)
     history, best, waited = History(optimizer), float("inf"), 0
+    end = settings.max_iter
     for iteration in range(settings.max_iter):
-        rate = settings.learning_rate * _decay(iteration, settings)
+        rate = settings.learning_rate * (_decay(iteration, end) if settings.decay else 1.0)
         loss, fired, n_steps = _epoch(model, sources, settings, rate, generator, optimizer, dead)
         history.losses.append(loss)
         history.n_steps += n_steps
@@ -149,21 +170,23 @@ def train(
                 f"learning_rate_init={settings.learning_rate}: lower learning_rate_init, or look "
                 "for rows of X that are far longer than the others."
             )
-        waited = 0 if loss < best - settings.tol * abs(best) or best == float("inf") else waited + 1
+        waited = waited + 1 if loss > best - settings.tol * abs(best) else 0
         best = min(best, loss)
         if waited >= settings.n_iter_no_change:
+            # what is left is the noise of the steps: let the rate fall, then stop
+            end = min(end, (iteration + 1) * 3 // 2) if settings.decay else iteration + 1
+        if iteration + 1 >= end:
             break
-        # late revivals would not have the time to find their place
-        if 3 * (iteration + 1) <= 2 * settings.max_iter and settings.objective == "reconstruction":
-            dead.revive(model, sources[0], optimizer, generator, trained(model, settings))
+        # when the rate falls it is too late to find a place
+        if not settings.decay or 3 * (iteration + 1) <= 2 * end:
+            learned = settings.learn_dictionary and settings.objective == "reconstruction"
+            dead.revive(model, sources, optimizer, generator, learn_dictionary=learned)
     return history
 
 
-def _decay(iteration: int, settings: Settings) -> float:
+def _decay(iteration: int, end: int) -> float:
     """Constant for two thirds of the epochs, then linearly towards zero."""
-    if not settings.decay:
-        return 1.0
-    return min(1.0, 3 * (1 - iteration / settings.max_iter))
+    return min(1.0, 3 * (1 - iteration / end))
 
 
 def _epoch(

@@ -45,7 +45,8 @@ def amortisation_gap(estimator: Any, X: Any, *, alpha: float | None = None) -> A
         ``alpha_`` are used if it has them.
     X : array-like of shape (n_samples, n_features)
     alpha : float >= 0 or None, default=None
-        None: the encoder's ``alpha_``.
+        None: the encoder's ``alpha_``. (A "topk" encoder has one too, but was not trained
+        with it: choose the alpha whose optimum is as sparse as its codes.)
 
     Returns
     -------
@@ -90,23 +91,19 @@ def amortisation_gap(estimator: Any, X: Any, *, alpha: float | None = None) -> A
     rows = as_rows(X, "X")
     D = np.asarray(encoder.components_, dtype=np.float64)
     offset = np.asarray(getattr(encoder, "intercept_", np.zeros(D.shape[1])), dtype=np.float64)
-    centred = dense_block(rows, slice(0, rows.shape[0]), "X") - offset
     codes = as_codes(encoder.transform(X), "codes")
-    guessed = _objective(centred, codes, D, alpha)
-    solved, info = sparse_encode(
-        centred,
-        D,
-        alpha=alpha,
-        positive_code=getattr(encoder, "positive_code", True),
-        return_info=True,
-    )
-    excess = guessed - (info.residual + alpha * np.abs(solved).sum(axis=1))
-    return AmortisationGap(excess, np.maximum(excess, 0) + info.dual_gap, guessed)
+    positive = getattr(encoder, "positive_code", True)
+    guessed, solved, gap = (np.empty(rows.shape[0]) for _ in range(3))
+    for block in row_blocks(rows.shape[0], max(D.shape)):
+        centred = dense_block(rows, block, "X") - offset
+        guessed[block] = _objective(centred, dense_block(codes, block, "codes"), D, alpha)
+        best, info = sparse_encode(
+            centred, D, alpha=alpha, positive_code=positive, return_info=True
+        )
+        solved[block], gap[block] = _objective(centred, best, D, alpha), info.dual_gap
+    excess = guessed - solved
+    return AmortisationGap(excess, np.maximum(excess, 0) + gap, guessed)
 
 
-def _objective(X: np.ndarray, codes: Any, D: np.ndarray, alpha: float) -> np.ndarray:
-    result = np.empty(len(X))
-    for block in row_blocks(*codes.shape):
-        s = dense_block(codes, block, "codes")
-        result[block] = 0.5 * ((X[block] - s @ D) ** 2).sum(axis=1) + alpha * abs(s).sum(axis=1)
-    return result
+def _objective(X: np.ndarray, codes: np.ndarray, D: np.ndarray, alpha: float) -> np.ndarray:
+    return 0.5 * ((X - codes @ D) ** 2).sum(axis=1) + alpha * np.abs(codes).sum(axis=1)
