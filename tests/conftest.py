@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 # Shapes change from example to example and the first call of a torch operator
 # is slow, so a deadline would measure the machine and not the code.

@@ -70,6 +70,8 @@ class ITORefiner(BaseSparseCoder):
         Dictionary (n_components, n_features) and offset (n_features,) in use.
     n_components_ : int
     alpha_ : float
+    positive_code_ : bool
+        The sign rule in use.
     n_iter_ : int
         1: ``fit`` does not iterate beyond the inner fit.
     device_ : str
@@ -217,13 +219,18 @@ class ITORefiner(BaseSparseCoder):
             k = inner._sparsity()
         self._k = k
         positive = self.positive_code
-        self._positive = getattr(inner, "positive_code", True) if positive is None else positive
-        check_solver(self.solver, k_sparse=k is not None, positive=self._positive)
+        self.positive_code_: bool = (
+            getattr(inner, "positive_code", True) if positive is None else positive
+        )
+        check_solver(self.solver, k_sparse=k is not None, positive=self.positive_code_)
         alpha = getattr(inner, "alpha_", "auto") if self.alpha is None else self.alpha
         if isinstance(alpha, str):
             x = rows.sample(SAMPLE_ROWS) - to_tensor(self.intercept_, rows)
             alpha = auto_alpha(
-                x, to_tensor(self.components_, rows), SOLVER_ALPHA_FRACTION, positive=self._positive
+                x,
+                to_tensor(self.components_, rows),
+                SOLVER_ALPHA_FRACTION,
+                positive=self.positive_code_,
             )
         self.alpha_ = float(alpha)
 
@@ -237,7 +244,7 @@ class ITORefiner(BaseSparseCoder):
             alpha=self.alpha_,
             k=self._k,
             solver=self.solver,
-            positive=self._positive,
+            positive=self.positive_code_,
             max_iter=self.max_iter,
             tol=self.tol,
         )

@@ -222,6 +222,8 @@ class SparseCodingEncoder(BaseSparseCoder):
         work = rows.using(getattr(torch, self.precision))
         generator = make_generator(self.random_state)
         x = work.read(slice(0, len(work)))
+        mean = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
+        x = x - mean  # a far-away origin would hide what alpha is measured by
         n_components = self.n_components or (
             8 * rows.n_features if initial is None else len(initial)
         )
@@ -243,7 +245,10 @@ class SparseCodingEncoder(BaseSparseCoder):
                 generator=generator,
                 report=self._report,
             )
-        self.components_, self.intercept_ = to_array(best.D, rows), to_array(best.offset, rows)
+        self.components_, self.intercept_ = (
+            to_array(best.D, rows),
+            to_array(mean + best.offset, rows),
+        )
         self.loss_, self.loss_curve_, self.n_iter_ = best.loss, curve, self.max_iter
 
     def _alpha(self, x: torch.Tensor, D: torch.Tensor) -> float:

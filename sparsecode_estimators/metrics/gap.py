@@ -92,7 +92,8 @@ def amortisation_gap(estimator: Any, X: Any, *, alpha: float | None = None) -> A
     D = np.asarray(encoder.components_, dtype=np.float64)
     offset = np.asarray(getattr(encoder, "intercept_", np.zeros(D.shape[1])), dtype=np.float64)
     codes = as_codes(encoder.transform(X), "codes")
-    positive = getattr(encoder, "positive_code", True)
+    # a refiner's own parameter may say "as the encoder"; what it fitted says which
+    positive = getattr(encoder, "positive_code_", getattr(encoder, "positive_code", True))
     guessed, solved, gap = (np.empty(rows.shape[0]) for _ in range(3))
     for block in row_blocks(rows.shape[0], max(D.shape)):
         centred = dense_block(rows, block, "X") - offset
