@@ -113,9 +113,7 @@ def language_model() -> tuple[list[tuple], list[tuple[int, list[str]]]]:
     held_out = acts.document_ids % 5 == 0
     train, test = acts.data[~held_out], acts.data[held_out]
     k = 16
-    sae = SAEEncoder(
-        activation="topk", n_nonzero_coefs=k, max_iter=8, batch_size=512, random_state=0
-    )
+    sae = SAEEncoder(activation="topk", n_nonzero_coefs=k, max_iter=8, random_state=0)
     pipeline = Pipeline(
         [
             ("scale", StandardScaler()),
