@@ -17,7 +17,7 @@ from ..learning.activations import make_activation
 from ..learning.dead import DeadLatents
 from ..learning.dictionary import initial_dictionary, least_squares_dictionary, unit
 from ..learning.encoders import SparseAutoencoder, initial_layers
-from ..learning.loop import AdamState, History, Settings, train
+from ..learning.loop import AdamState, History, Settings, train, trained
 from .arrays import Rows, read_rows, read_targets, resolve_device, to_array, to_tensor
 from .base import (
     ENCODER_ALPHA_FRACTION,
@@ -140,13 +140,16 @@ class BaseSparseEncoder(BaseSparseCoder):
         width = width if targets is None else targets.n_features
         work = rows.using(getattr(torch, self.precision))
         generator = make_generator(self.random_state)
-        run = self._resume(work) if resume else self._start(work, given, width, generator)
+        run = self._resume(work, known) if resume else self._start(work, given, width, generator)
         sources = tuple(
             source.using(work.dtype, 1 / run.scale)
             for source in (rows, targets)
             if source is not None
         )
         settings = self._settings(run, len(rows), n_epochs, decay)
+        params = trained(run.model, settings)
+        if run.optimizer is not None and len(run.optimizer.means) != len(params):
+            run.optimizer = AdamState.fresh(params)  # what is trained has changed since
         history = train(
             run.model,
             sources,
@@ -213,7 +216,7 @@ class BaseSparseEncoder(BaseSparseCoder):
             alpha=float(alpha),
         )
 
-    def _resume(self, work: Rows) -> _Run:
+    def _resume(self, work: Rows, known: np.ndarray | None) -> _Run:
         shapes = [w.shape for w in self.encoder_coefs_]
         sizes = [work.n_features, *self._hidden(), self.n_components or self.n_components_]
         wanted = list(itertools.pairwise(sizes))
@@ -223,6 +226,8 @@ class BaseSparseEncoder(BaseSparseCoder):
                 f"{wanted}: set warm_start=False to start again, or the old sizes."
             )
         model = self._to_model(work)
+        if known is not None:
+            model.dictionary.data = to_tensor(known, work)
         model.rescale_(1 / self._scale)
         means, squares, steps = (
             [to_tensor(a, work) for a in arrays] for arrays in self._optimizer_state

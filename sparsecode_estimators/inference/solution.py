@@ -86,8 +86,8 @@ class LassoProgress:
     start : Tensor of shape (n, n_components)
         Where the solver starts; not written to.
     tol : float or None
-        Relative duality gap. With None no row is closed or moved: the solver takes
-        all its steps, which is what a point on a curve of compute needs.
+        Relative duality gap. With None no row is closed: the solver takes all its
+        steps, which is what a point on a curve of compute needs.
     """
 
     problem: Lasso
