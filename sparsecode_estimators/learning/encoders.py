@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -78,9 +79,9 @@ def initial_layers(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Weights and biases before training.
 
-    Without hidden layers the encoder starts tied to the dictionary, ``W = Dᵀ``. Hidden
-    layers start uniform on ``±√(6/n_in)`` (He et al. 2015), the last one on
-    ``±1/√n_in``; biases start at zero.
+    Without hidden layers the encoder starts tied to the dictionary, ``W = Dᵀ``, with
+    biases of zero. With them all weights and biases start uniform on ``±1/√n_in``
+    (LeCun et al. 1998), as the paper's do; larger weights overfit small data.
 
     Parameters
     ----------
@@ -91,18 +92,16 @@ def initial_layers(
     """
     n_components, n_features = dictionary.shape
     sizes = [n_features, *hidden_layer_sizes, n_components]
-    biases = [dictionary.new_zeros(n) for n in sizes[1:]]
     if not hidden_layer_sizes:
         # contiguous: the fused optimiser walks parameter and gradient in memory order
-        return [dictionary.T.contiguous()], biases
-    bounds = [math.sqrt(6 / n) for n in sizes[:-2]] + [1 / math.sqrt(sizes[-2])]
-    weights = [
-        uniform(n_in, n_out, bound, generator).to(dictionary)
-        for n_in, n_out, bound in zip(sizes[:-1], sizes[1:], bounds, strict=True)
-    ]
+        return [dictionary.T.contiguous()], [dictionary.new_zeros(n_components)]
+    weights, biases = [], []
+    for n_in, n_out in itertools.pairwise(sizes):
+        bound = 1 / math.sqrt(n_in)
+        weights.append(_uniform((n_in, n_out), bound, generator).to(dictionary))
+        biases.append(_uniform((n_out,), bound, generator).to(dictionary))
     return weights, biases
 
 
-def uniform(n_in: int, n_out: int, bound: float, generator: torch.Generator) -> Tensor:
-    """Uniform on ±bound, shape (n_in, n_out), drawn on the CPU."""
-    return (2 * torch.rand(n_in, n_out, generator=generator) - 1) * bound
+def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+    return (2 * torch.rand(shape, generator=generator) - 1) * bound
