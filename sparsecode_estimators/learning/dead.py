@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .batches import Rows, sample
+from .dictionary import disturbed, unit
 from .encoders import SparseAutoencoder
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ def _draw_atoms(
     weight = residual.square().sum(1).double().cpu()
     if weight.sum() == 0:
         return
-    drawn = torch.multinomial(weight, len(dead), replacement=True, generator=generator)
-    atoms = residual[drawn.to(residual.device)]
-    norms = atoms.norm(dim=1, keepdim=True)
-    dictionary[dead] = torch.where(norms > 0, atoms / norms, dictionary[dead])
+    # once each while they last: equal atoms have no unique codes
+    again = len(dead) > int((weight > 0).sum())
+    drawn = torch.multinomial(weight, len(dead), replacement=again, generator=generator)
+    dictionary[dead] = disturbed(unit(residual[drawn.to(residual.device)]), generator)
 
 
 @torch.no_grad()

@@ -30,13 +30,18 @@ def unit(atoms: Tensor) -> Tensor:
 def initial_dictionary(X: Tensor, n_components: int, generator: torch.Generator) -> Tensor:
     """Directions of random rows, a little disturbed, shape (n_components, n_features).
 
-    Rows are taken once each while they last. The disturbance, of length about 0.3,
-    keeps atoms apart that come from equal rows and replaces those from zero rows.
+    Rows are taken once each while they last. The disturbance keeps atoms apart that
+    come from equal rows and replaces those from zero rows.
     """
     order = torch.randperm(len(X), generator=generator)
     order = order.repeat(-(-n_components // len(X)))[:n_components]
-    noise = torch.randn(n_components, X.shape[1], generator=generator) / X.shape[1] ** 0.5
-    return unit(unit(X[order.to(X.device)]) + 0.3 * noise.to(X))
+    return disturbed(unit(X[order.to(X.device)]), generator)
+
+
+def disturbed(atoms: Tensor, generator: torch.Generator) -> Tensor:
+    """Unit atoms with noise of length about 0.3, which keeps equal ones apart."""
+    noise = torch.randn(atoms.shape, generator=generator) / atoms.shape[1] ** 0.5
+    return unit(atoms + 0.3 * noise.to(atoms))
 
 
 @dataclass
