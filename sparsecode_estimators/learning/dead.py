@@ -74,29 +74,31 @@ class DeadLatents:
         generator: torch.Generator,
         *,
         learn_dictionary: bool,
+        alpha: float,
     ) -> None:
         """Start dead latents again where they are needed.
 
         Bricken et al. (2023), "Towards monosemanticity", resampling: rows are drawn with
         probability proportional to their squared residual, and their residuals become
         the atoms of the dead latents. (A dictionary that is kept fixed keeps its atoms.)
-        The last layer is fitted to the codes that the residuals ask of these atoms, or to
-        the known codes, so that the latents fire where they should, whatever the layers
-        before. Moments of the optimiser start again at zero.
+        The encoder is fitted to the codes that the residuals ask of these atoms, or to
+        the known codes, so that the latents fire where they should; how is the module's
+        ``restart_``. Moments of the optimiser start again at zero.
         """
         dead = torch.nonzero(self.mask).squeeze(1)
         if not len(dead):
             return
         if len(sources) > 1:
-            fit_last_layer(model, sources, dead)
+            fit_latents(model, sources, dead, alpha)
         else:
             x = sample(sources[0], REVIVAL_ROWS)
             residual = x - model(x)
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
             wanted = (residual @ model.dictionary[dead].T).relu()
-            _regress(model, model.hidden(x), wanted, dead)
-        optimizer.forget(model, dead)
+            model.restart_(dead, x, wanted, alpha)
+        axes = [axis for _, axis in model.encoder_parameters()]
+        optimizer.forget([*axes, 0] if learn_dictionary else axes, dead)
         self.silent_for[dead] = 0
 
 
@@ -112,18 +114,10 @@ def _draw_atoms(
     dictionary[dead] = disturbed(unit(residual[drawn.to(residual.device)]), generator)
 
 
-@torch.no_grad()
-def fit_last_layer(model: SparseAutoencoder, sources: tuple[Rows, ...], latents: Tensor) -> None:
-    """Least squares from the layers before to known codes, for some latents."""
+def fit_latents(
+    model: SparseAutoencoder, sources: tuple[Rows, ...], latents: Tensor, alpha: float
+) -> None:
+    """Start some latents from known codes."""
     part = slice(0, min(len(sources[0]), REVIVAL_ROWS))
     x, codes = (source.read(part) for source in sources)
-    _regress(model, model.hidden(x), codes[:, latents], latents)
-
-
-def _regress(model: SparseAutoencoder, hidden: Tensor, wanted: Tensor, latents: Tensor) -> None:
-    """Set the last layer of ``latents`` to the ridge regression from ``hidden`` to ``wanted``."""
-    inputs = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
-    gram = inputs.T @ inputs
-    gram.diagonal().add_(1e-3 * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
-    solution = torch.linalg.solve(gram, inputs.T @ wanted)
-    model.weights[-1][:, latents], model.biases[-1][latents] = solution[:-1], solution[-1]
+    model.restart_(latents, x, codes[:, latents], alpha)

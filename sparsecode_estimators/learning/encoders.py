@@ -1,4 +1,4 @@
-"""The module that is trained: encoder, activation, dictionary and offset."""
+"""The modules that are trained: encoder, activation, dictionary and offset."""
 
 from __future__ import annotations
 
@@ -72,6 +72,40 @@ class SparseAutoencoder(nn.Module):
         """Go over to rows that are ``factor`` times as long."""
         for bias in (self.offset, *self.biases):
             bias.mul_(factor)
+
+    def encoder_parameters(self) -> list[tuple[nn.Parameter, int | None]]:
+        """What training moves besides dictionary and offset, and where latents lie in it.
+
+        The number is the axis along which each latent has a slice of its own, None where
+        all share the parameter.
+        """
+        last = len(self.weights) - 1
+        weights = [(w, 1 if i == last else None) for i, w in enumerate(self.weights)]
+        biases = [(b, 0 if i == last else None) for i, b in enumerate(self.biases)]
+        return [*weights, *biases]
+
+    def refresh_(self) -> None:
+        """Bring weights that are computed from the dictionary up to date; here none are."""
+
+    @torch.no_grad()
+    def restart_(self, latents: Tensor, x: Tensor, wanted: Tensor, alpha: float) -> None:
+        """Start some latents again: the last layer becomes a ridge regression.
+
+        Parameters
+        ----------
+        latents : Tensor of shape (n_latents,), int64
+        x : Tensor of shape (n, n_features)
+        wanted : Tensor of shape (n, n_latents)
+            Codes that these latents should have for x.
+        alpha : float
+            Not used here.
+        """
+        hidden = self.hidden(x)
+        inputs = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
+        gram = inputs.T @ inputs
+        gram.diagonal().add_(1e-3 * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
+        solution = torch.linalg.solve(gram, inputs.T @ wanted)
+        self.weights[-1][:, latents], self.biases[-1][latents] = solution[:-1], solution[-1]
 
 
 def initial_layers(

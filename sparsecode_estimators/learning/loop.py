@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from .batches import Rows, epoch
-from .dead import DeadLatents, fit_last_layer
+from .dead import DeadLatents, fit_latents
 from .encoders import SparseAutoencoder
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -44,21 +44,16 @@ class AdamState:
     squares: list[Tensor]
     steps: list[Tensor]
 
-    def forget(self, model: SparseAutoencoder, latents: Tensor) -> None:
+    def forget(self, axes: list[int | None], latents: Tensor) -> None:
         """Drop the moments of what belongs to some latents alone.
 
-        The last layer's weights and biases stand at fixed places among the parameters,
-        and the dictionary, if it is trained, behind them.
+        ``axes`` says for each parameter along which axis its latents lie, None where it
+        belongs to all of them; parameters beyond its end are of that kind too.
         """
-        last = len(model.weights) - 1
         for moments in (self.means, self.squares):
-            moments[last][:, latents] = 0
-            moments[2 * last + 1][latents] = 0
-            if (
-                len(moments) > 2 * last + 2
-                and moments[2 * last + 2].shape == model.dictionary.shape
-            ):
-                moments[2 * last + 2][latents] = 0
+            for moment, axis in zip(moments, axes, strict=False):
+                if axis is not None:
+                    moment.index_fill_(axis, latents, 0.0)
 
     @classmethod
     def fresh(cls, params: list[Tensor]) -> AdamState:
@@ -100,7 +95,7 @@ class History:
 
 def trained(model: SparseAutoencoder, settings: Settings) -> list[Tensor]:
     """Parameters that the settings let move."""
-    params: list[Tensor] = [*model.weights, *model.biases]
+    params: list[Tensor] = [parameter for parameter, _ in model.encoder_parameters()]
     if settings.objective == "reconstruction":
         params += [model.dictionary] * settings.learn_dictionary
         params += [model.offset] * settings.learn_offset
@@ -154,12 +149,15 @@ def train(
         optimizer = AdamState.fresh(trained(model, settings))
         if settings.objective == "codes":
             every = torch.arange(len(model.dictionary), device=model.dictionary.device)
-            fit_last_layer(model, sources, every)
+            fit_latents(model, sources, every, settings.alpha)
     history, best, waited = History(optimizer), float("inf"), 0
+    learned = settings.learn_dictionary and settings.objective == "reconstruction"
     end = settings.max_iter
     for iteration in range(settings.max_iter):
         rate = settings.learning_rate * (_decay(iteration, end) if settings.decay else 1.0)
         loss, fired, n_steps = _epoch(model, sources, settings, rate, generator, optimizer, dead)
+        if learned:
+            model.refresh_()
         history.losses.append(loss)
         history.n_steps += n_steps
         history.frequency = fired / len(sources[0])
@@ -179,8 +177,14 @@ def train(
             break
         # when the rate falls it is too late to find a place
         if not settings.decay or 3 * (iteration + 1) <= 2 * end:
-            learned = settings.learn_dictionary and settings.objective == "reconstruction"
-            dead.revive(model, sources, optimizer, generator, learn_dictionary=learned)
+            dead.revive(
+                model,
+                sources,
+                optimizer,
+                generator,
+                learn_dictionary=learned,
+                alpha=settings.alpha,
+            )
     return history
 
 
