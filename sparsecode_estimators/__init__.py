@@ -6,6 +6,7 @@ from .estimators.ito import ITORefiner
 from .estimators.mlp import MLPEncoder
 from .estimators.sae import SAEEncoder
 from .estimators.sparse_coding import SparseCodingEncoder
+from .estimators.unrolled import UnrolledEncoder
 
 __all__ = [
     "EncodeInfo",
@@ -13,6 +14,7 @@ __all__ = [
     "MLPEncoder",
     "SAEEncoder",
     "SparseCodingEncoder",
+    "UnrolledEncoder",
     "__version__",
     "sparse_encode",
 ]

@@ -100,6 +100,10 @@ class Rows:
         for start in range(0, len(self), size):
             yield self.read(slice(start, min(start + size, len(self))))
 
+    def paired(self, codes: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows in order, in small batches, beside their codes."""
+        return zip(self.batches(codes.n_features), codes.batches(self.n_features), strict=True)
+
     def sample(self, limit: int) -> Tensor:
         """At most ``limit`` rows, evenly spread."""
         return sample(self, limit)

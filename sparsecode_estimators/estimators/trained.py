@@ -1,4 +1,4 @@
-"""What encoders that are trained by gradient descent share: SAE and MLP."""
+"""What encoders that are trained by gradient descent share: SAE, MLP, unrolled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ..learning.activations import make_activation
+from ..learning.activations import Activation, make_activation
 from ..learning.dead import DeadLatents
 from ..learning.dictionary import initial_dictionary, least_squares_dictionary, unit
 from ..learning.encoders import SparseAutoencoder, initial_layers
@@ -80,9 +80,16 @@ class BaseSparseEncoder(BaseSparseCoder):
         "verbose": ["verbose"],
     }
 
+    # Whether codes depend on the dictionary: then it cannot be found after training.
+    _encodes_by_dictionary: ClassVar[bool] = False
+
     def _hidden(self) -> Sequence[int]:
         """Widths of the hidden layers."""
         return ()
+
+    def _shapes(self, n_features: int, n_components: int) -> list[tuple[int, ...]]:
+        """Shapes of ``encoder_coefs_``."""
+        return list(itertools.pairwise([n_features, *self._hidden(), n_components]))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -140,7 +147,8 @@ class BaseSparseEncoder(BaseSparseCoder):
         width = width if targets is None else targets.n_features
         work = rows.using(getattr(torch, self.precision))
         generator = make_generator(self.random_state)
-        run = self._resume(work, known) if resume else self._start(work, given, width, generator)
+        fresh = (targets, given, width, generator)
+        run = self._resume(work, known) if resume else self._start(work, *fresh)
         sources = tuple(
             source.using(work.dtype, 1 / run.scale)
             for source in (rows, targets)
@@ -160,8 +168,9 @@ class BaseSparseEncoder(BaseSparseCoder):
             report=lambda epoch, loss: self._report(epoch, n_epochs, loss * run.scale**2),
         )
         run.model.rescale_(run.scale)
-        if self.objective == "codes" and known is None:
-            self._explain_rows(run.model, work, targets)
+        if targets is not None and known is None and not self._encodes_by_dictionary:
+            offset = run.model.offset.detach()
+            run.model.dictionary.data = least_squares_dictionary(work.paired(targets), offset)
         self._store(run, history, rows, known, resume=resume)
         return self
 
@@ -190,6 +199,7 @@ class BaseSparseEncoder(BaseSparseCoder):
     def _start(
         self,
         work: Rows,
+        targets: Rows | None,
         given: np.ndarray | None,
         n_components: int | None,
         generator: torch.Generator,
@@ -198,7 +208,9 @@ class BaseSparseEncoder(BaseSparseCoder):
         offset = x.mean(0) if self._learns_offset() else x.new_zeros(x.shape[1])
         centred = x - offset
         scale = centred.square().mean().sqrt().item() or 1.0
-        if given is not None:
+        if targets is not None and self.dictionary is None and self._encodes_by_dictionary:
+            D = least_squares_dictionary(work.paired(targets), offset)
+        elif given is not None:
             D = to_tensor(given, work)
             D = D if self.dictionary is not None else unit(D)
         else:
@@ -206,10 +218,8 @@ class BaseSparseEncoder(BaseSparseCoder):
         alpha = self.alpha
         if alpha == "auto":
             alpha = auto_alpha(centred, D, ENCODER_ALPHA_FRACTION, positive=True)
-        weights, biases = initial_layers(D, self._hidden(), generator)
-        model = self._module(weights, biases, D, offset / scale)
         return _Run(
-            model=model,
+            model=self._initial_module(D, offset / scale, alpha / scale, generator),
             optimizer=None,
             dead=self._dead(torch.zeros(len(D), dtype=torch.int64, device=work.device), len(work)),
             scale=scale,
@@ -218,8 +228,7 @@ class BaseSparseEncoder(BaseSparseCoder):
 
     def _resume(self, work: Rows, known: np.ndarray | None) -> _Run:
         shapes = [w.shape for w in self.encoder_coefs_]
-        sizes = [work.n_features, *self._hidden(), self.n_components or self.n_components_]
-        wanted = list(itertools.pairwise(sizes))
+        wanted = self._shapes(work.n_features, self.n_components or self.n_components_)
         if shapes != wanted:
             raise ValueError(
                 f"The fitted encoder has layers of shapes {shapes}, the parameters now ask for "
@@ -228,6 +237,7 @@ class BaseSparseEncoder(BaseSparseCoder):
         model = self._to_model(work)
         if known is not None:
             model.dictionary.data = to_tensor(known, work)
+            model.refresh_()
         model.rescale_(1 / self._scale)
         means, squares, steps = (
             [to_tensor(a, work) for a in arrays] for arrays in self._optimizer_state
@@ -264,27 +274,25 @@ class BaseSparseEncoder(BaseSparseCoder):
             aux_alpha=self.aux_alpha,
         )
 
-    def _module(
-        self, weights: Sequence[Tensor], biases: Sequence[Tensor], D: Tensor, offset: Tensor
+    def _activation(self) -> Activation:
+        return make_activation(self.activation, self._sparsity())
+
+    def _initial_module(
+        self, D: Tensor, offset: Tensor, alpha: float, generator: torch.Generator
     ) -> SparseAutoencoder:
-        activation = make_activation(self.activation, self._sparsity())
-        return SparseAutoencoder(weights, biases, D, offset, activation)
+        """The network before training, for rows of unit variance and their alpha."""
+        weights, biases = initial_layers(D, self._hidden(), generator)
+        return SparseAutoencoder(weights, biases, D, offset, self._activation())
 
     def _to_model(self, rows: Rows) -> SparseAutoencoder:
-        return self._module(
+        """The network from the attributes."""
+        return SparseAutoencoder(
             [to_tensor(w, rows) for w in self.encoder_coefs_],
             [to_tensor(b, rows) for b in self.encoder_intercepts_],
             to_tensor(self.components_, rows),
             to_tensor(self.intercept_, rows),
+            self._activation(),
         )
-
-    @staticmethod
-    def _explain_rows(model: SparseAutoencoder, work: Rows, targets: Rows | None) -> None:
-        """Known codes leave the dictionary open: take the one that explains X best."""
-        assert targets is not None
-        pairs = zip(work.batches(targets.n_features), targets.batches(work.n_features), strict=True)
-        with torch.no_grad():
-            model.dictionary.copy_(least_squares_dictionary(pairs, model.offset))
 
     def _store(
         self, run: _Run, history: History, rows: Rows, known: np.ndarray | None, *, resume: bool
