@@ -9,7 +9,13 @@ import torch
 from problems import planted
 from sklearn import config_context
 
-from sparsecode_estimators import ITORefiner, MLPEncoder, SAEEncoder, SparseCodingEncoder
+from sparsecode_estimators import (
+    ITORefiner,
+    MLPEncoder,
+    SAEEncoder,
+    SparseCodingEncoder,
+    UnrolledEncoder,
+)
 
 X, _, D = planted(300, 8, 16, 3, seed=20)
 ESTIMATORS = [
@@ -22,6 +28,7 @@ ESTIMATORS = [
         max_iter=5,
         random_state=0,
     ),
+    UnrolledEncoder(16, weights="analytic", max_iter=5, random_state=0),
     SparseCodingEncoder(16, max_iter=10, n_init=1, random_state=0),
     ITORefiner(dictionary=D),
 ]

@@ -10,11 +10,13 @@ from sparsecode_estimators import (
     MLPEncoder,
     SAEEncoder,
     SparseCodingEncoder,
+    UnrolledEncoder,
     sparse_encode,
 )
 
 X, CODES, D = planted(40, 8, 16, 3, seed=30)
-ENCODERS = [SAEEncoder, MLPEncoder, SparseCodingEncoder]
+TRAINED = [SAEEncoder, MLPEncoder, UnrolledEncoder]
+ENCODERS = [*TRAINED, SparseCodingEncoder]
 ALL = [*ENCODERS, lambda **kw: ITORefiner(dictionary=D, **kw)]
 
 
@@ -88,7 +90,7 @@ def test_bad_parameters(make, options, message):
         make(**options).fit(X)
 
 
-@pytest.mark.parametrize("make", [SAEEncoder, MLPEncoder])
+@pytest.mark.parametrize("make", TRAINED)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -113,7 +115,22 @@ def test_bad_hidden_layers(sizes):
         MLPEncoder(hidden_layer_sizes=sizes).fit(X)
 
 
-@pytest.mark.parametrize("make", [SAEEncoder, MLPEncoder])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_steps": 0}, "n_steps"),
+        ({"n_steps": -3}, "n_steps"),
+        ({"n_steps": 2.5}, "n_steps"),
+        ({"weights": "tied"}, "weights"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_bad_steps(options, message):
+    with pytest.raises(ValueError, match=message):
+        UnrolledEncoder(**options).fit(X)
+
+
+@pytest.mark.parametrize("make", TRAINED)
 @pytest.mark.parametrize(
     ("y", "options", "message"),
     [
@@ -171,6 +188,14 @@ def test_warm_start_of_another_shape():
     sae = SAEEncoder(16, max_iter=2, warm_start=True).fit(X)
     with pytest.raises(ValueError, match="warm_start=False"):
         sae.set_params(n_components=12).fit(X)
+
+
+@pytest.mark.parametrize("options", [{"n_steps": 4}, {"weights": "analytic"}])
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_warm_start_of_other_steps(options, n_steps):
+    encoder = UnrolledEncoder(16, n_steps=n_steps, max_iter=2, warm_start=True).fit(X)
+    with pytest.raises(ValueError, match=f"has {n_steps} steps with learned.*warm_start=False"):
+        encoder.set_params(**options).fit(X)
 
 
 def test_a_loss_that_explodes_says_so():

@@ -5,7 +5,13 @@ import pytest
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sparsecode_estimators import ITORefiner, MLPEncoder, SAEEncoder, SparseCodingEncoder
+from sparsecode_estimators import (
+    ITORefiner,
+    MLPEncoder,
+    SAEEncoder,
+    SparseCodingEncoder,
+    UnrolledEncoder,
+)
 
 # Checks that scikit-learn runs on itself but not on third parties.
 FURTHER_CHECKS = [
@@ -45,14 +51,23 @@ LEARN = {"alpha": 0.5, "max_iter": 5, "n_init": 2, "random_state": 0}
 KNOWN = {"n_components": 6, "alpha": 0.5, "dictionary": random_atoms}
 
 
+SIZES = [
+    (SAEEncoder, {}),
+    (MLPEncoder, {"hidden_layer_sizes": (8,)}),
+    (UnrolledEncoder, {"n_steps": 2}),
+]
+
+
 def encoders():
-    for cls, size in ((SAEEncoder, {}), (MLPEncoder, {"hidden_layer_sizes": (8,)})):
+    for cls, size in SIZES:
         yield cls(**FAST, **size)
         yield cls(6, activation="topk", n_nonzero_coefs=3, **FAST, **size)
         yield cls(6, sparse_output=True, **FAST, **size)
         yield cls(objective="codes", **FAST, **size)
         yield cls(6, dictionary=random_atoms, **FAST, **size)
         yield cls(6, fit_intercept=False, precision="float64", **FAST, **size)
+    yield UnrolledEncoder(weights="analytic", **FAST)
+    yield UnrolledEncoder(n_steps=1, weights="analytic", objective="codes", **FAST)
 
 
 def coders():

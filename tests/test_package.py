@@ -19,7 +19,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 import sparsecode_estimators
-from sparsecode_estimators import ITORefiner, MLPEncoder, SAEEncoder, SparseCodingEncoder
+from sparsecode_estimators import (
+    ITORefiner,
+    MLPEncoder,
+    SAEEncoder,
+    SparseCodingEncoder,
+    UnrolledEncoder,
+)
 from sparsecode_estimators.metrics import SCORERS
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +33,7 @@ X, CODES, D = planted(200, 8, 16, 3, seed=60)
 ESTIMATORS = [
     SAEEncoder(16, max_iter=3, random_state=0),
     MLPEncoder(16, hidden_layer_sizes=(12, 10), max_iter=3, random_state=0),
+    UnrolledEncoder(16, max_iter=3, random_state=0),
     SparseCodingEncoder(16, max_iter=6, n_init=1, random_state=0),
     ITORefiner(SAEEncoder(16, max_iter=3, random_state=0)),
 ]
