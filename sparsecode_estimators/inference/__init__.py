@@ -70,11 +70,14 @@ def solve(
     codes: Tensor | None = None,
     max_iter: int = 1000,
     tol: float | None = 1e-6,
+    weights: Tensor | None = None,
+    ridge: float = 0.0,
 ) -> Solution:
     r"""Codes of the rows of X for the dictionary D.
 
-    Minimises :math:`\tfrac12\|x - sD\|^2 + \alpha\|s\|_1`, or without the penalty
-    :math:`\tfrac12\|x - sD\|^2` over codes with at most ``n_nonzero_coefs`` entries.
+    Minimises :math:`\tfrac12\|x - sD\|^2 + \sum_j \alpha w_j|s_j| + \tfrac{\rho}{2}\|s\|^2`,
+    or without penalties :math:`\tfrac12\|x - sD\|^2` over codes with at most
+    ``n_nonzero_coefs`` entries.
 
     Parameters
     ----------
@@ -91,6 +94,10 @@ def solve(
         Where to start; None: at zero.
     max_iter : int
     tol : float or None
+    weights : Tensor of shape (n_components,) or None
+        w, above zero, for solvers of the lasso; None: ones.
+    ridge : float
+        ρ, at least zero, for solvers of the lasso.
 
     Returns
     -------
@@ -101,8 +108,10 @@ def solve(
     problem: KSparse | Lasso
     if chosen.solves == "k-sparse":
         assert n_nonzero_coefs is not None, "k-sparse solvers need n_nonzero_coefs"
+        assert weights is None, "k-sparse solvers have no penalty to weigh"
+        assert ridge == 0, "k-sparse solvers have no ridge"
         problem = KSparse(X, D, positive, k=min(n_nonzero_coefs, *D.shape))
     else:
         assert alpha is not None, "solvers of the lasso need alpha"
-        problem = Lasso(X, D, positive, alpha=alpha)
+        problem = Lasso(X, D, positive, alpha=alpha, weights=weights, ridge=ridge)
     return chosen.run(problem, start, max_iter=max_iter, tol=tol)
