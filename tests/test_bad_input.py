@@ -143,6 +143,14 @@ def test_bad_codes(make, y, options, message):
         ({"alpha": 0.1, "solver": "adam", "positive_code": False}, "positive_code=True"),
         ({"alpha": 0.1, "max_iter": 0}, "max_iter"),
         ({"alpha": 0.1, "tol": 0.0}, "tol"),
+        ({"alpha": 0.1, "weights": np.ones(3)}, r"weights has shape \(3,\).*one weight for each"),
+        ({"alpha": 0.1, "weights": ["a"] * 16}, "weights has .*real numbers"),
+        ({"alpha": 0.1, "weights": np.eye(16)[0]}, r"weights must be finite and above 0.*\[1, 2"),
+        ({"alpha": 0.1, "weights": np.full(16, np.nan)}, "weights must be finite"),
+        ({"alpha": 0.1, "ridge": -1.0}, "ridge"),
+        ({"alpha": 0.1, "debias": "yes"}, "debias"),
+        ({"n_nonzero_coefs": 2, "weights": np.ones(16)}, "weights belongs to the penalty"),
+        ({"n_nonzero_coefs": 2, "ridge": 0.5}, "ridge=0.5 belongs to the penalty"),
         ({"alpha": 0.1, "init": CODES[:3]}, "init has 3 rows but X has 40"),
         ({"alpha": 0.1, "init": CODES[:, :3]}, r"shape \(40, 3\)"),
     ],
@@ -151,6 +159,15 @@ def test_bad_codes(make, y, options, message):
 def test_bad_arguments_of_sparse_encode(options, message):
     with pytest.raises(ValueError, match=message):
         sparse_encode(X, D, **options)
+
+
+def test_weights_need_atoms_to_belong_to():
+    with pytest.raises(ValueError, match="weights are for atoms that are known"):
+        SparseCodingEncoder(16, weights=np.ones(16)).fit(X)
+    with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
+        SparseCodingEncoder(dictionary=D, weights=np.ones(3)).fit(X)
+    with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
+        ITORefiner(dictionary=D, weights=np.ones(3)).fit(X)
 
 
 def test_ito_needs_something_to_refine():

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from problems import alpha_max, kkt_violation, lasso_problems, objective, planted
 from scipy.optimize import nnls
 from sklearn.decomposition import sparse_encode as sklearn_sparse_encode
+from sklearn.linear_model import ElasticNet
 from sklearn.linear_model import Lasso as Lasso_
 
-from sparsecode_estimators import sparse_encode
+from sparsecode_estimators import ITORefiner, SparseCodingEncoder, sparse_encode
 from sparsecode_estimators.inference import SOLVERS, Lasso, solve
 from sparsecode_estimators.metrics import mean_corr_coef
 
@@ -26,8 +27,7 @@ def test_reaches_the_optimum(solver, problem):
     codes, info = sparse_encode(
         problem.X,
         problem.D,
-        alpha=problem.alpha,
-        positive_code=problem.positive,
+        **problem.options,
         solver=solver,
         max_iter=20_000,
         tol=1e-10,
@@ -50,6 +50,85 @@ def test_lasso_agrees_with_scikit_learn(solver, alpha, positive):
     # sparse_encode calls it with a tolerance that leaves errors above 1e-6
     theirs = Lasso_(alpha / 30, fit_intercept=False, positive=positive, tol=1e-15, max_iter=10**6)
     np.testing.assert_allclose(ours, theirs.fit(D.T, X.T).coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("ridge", [0.01, 1.0])
+@pytest.mark.parametrize("solver", LASSO)
+def test_elastic_net_agrees_with_scikit_learn(solver, ridge, positive):
+    X, _, D = planted(40, 30, 60, 4, seed=12, positive=positive)
+    ours = sparse_encode(
+        X, D, alpha=0.05, ridge=ridge, positive_code=positive, solver=solver, tol=1e-14
+    )
+    # its penalty is a·l·|s| + ½a(1 − l)s² beside a mean over samples, which are features here
+    theirs = ElasticNet(
+        (0.05 + ridge) / 30,
+        l1_ratio=0.05 / (0.05 + ridge),
+        fit_intercept=False,
+        positive=positive,
+        tol=1e-15,
+        max_iter=10**6,
+    )
+    np.testing.assert_allclose(ours, theirs.fit(D.T, X.T).coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("solver", LASSO)
+def test_weights_are_atoms_of_other_lengths(solver, positive):
+    X, _, D = planted(40, 30, 60, 4, seed=13, positive=positive)
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, 60)
+    ours = sparse_encode(
+        X, D, alpha=0.05, weights=weights, positive_code=positive, solver=solver, tol=1e-14
+    )
+    theirs = Lasso_(0.05 / 30, fit_intercept=False, positive=positive, tol=1e-15, max_iter=10**6)
+    rescaled = theirs.fit((D / weights[:, None]).T, X.T).coef_ / weights
+    np.testing.assert_allclose(ours, rescaled, atol=1e-6)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_ridge_alone_is_ridge_regression(positive):
+    X, _, D = planted(40, 10, 20, 4, seed=14, positive=positive)
+    ours, info = sparse_encode(
+        X, D, alpha=0.0, ridge=0.5, positive_code=positive, tol=1e-14, return_info=True
+    )
+    assert info.converged.all()
+    padded_X, padded_D = np.hstack([X, np.zeros((40, 20))]), np.hstack([D, 0.5**0.5 * np.eye(20)])
+    least_squares = nnls if positive else lambda A, x: np.linalg.lstsq(A, x, rcond=None)
+    for x, s in zip(padded_X, ours, strict=True):
+        np.testing.assert_allclose(s, least_squares(padded_D.T, x)[0], atol=1e-7)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("solver", LASSO)
+def test_debias_is_least_squares_on_the_support(solver, positive):
+    X, _, D = planted(60, 10, 30, 4, seed=15, positive=positive, noise=0.1)
+    options = {"alpha": 0.02, "positive_code": positive, "solver": solver, "tol": 1e-8}
+    found = sparse_encode(X, D, **options)
+    codes, info = sparse_encode(X, D, debias=True, return_info=True, **options)
+    assert not (codes != 0)[found == 0].any()
+    assert (info.residual <= 0.5 * ((X - found @ D) ** 2).sum(1)).all()
+    np.testing.assert_allclose(info.residual, 0.5 * ((X - codes @ D) ** 2).sum(1), atol=1e-12)
+    least_squares = nnls if positive else lambda A, x: np.linalg.lstsq(A, x, rcond=None)
+    for x, support, s in zip(X, found != 0, codes, strict=True):
+        np.testing.assert_allclose(s[support], least_squares(D[support].T, x)[0], atol=1e-6)
+
+
+@given(problem=lasso_problems())
+def test_debias_never_raises_the_residual(problem):
+    found = sparse_encode(*problem[:2], **problem.options, return_info=True)[1]
+    codes, info = sparse_encode(*problem[:2], **problem.options, debias=True, return_info=True)
+    assert (info.residual <= found.residual).all()
+    if problem.positive:
+        assert (codes >= 0).all()
+
+
+@pytest.mark.parametrize("make", [SparseCodingEncoder, lambda **kw: ITORefiner(**kw)])
+def test_estimators_honour_weights_ridge_and_debias(make):
+    X, _, D = planted(30, 8, 16, 3, seed=16)
+    options = {"weights": np.linspace(0.5, 2, 16), "ridge": 0.1, "debias": True, "alpha": 0.02}
+    codes = make(dictionary=D, **options).fit(X).transform(X)
+    np.testing.assert_array_equal(codes, sparse_encode(X, D, **options))
+    assert np.abs(codes - sparse_encode(X, D, alpha=0.02)).max() > 1e-3
 
 
 @pytest.mark.parametrize("k", [1, 4, 9])
@@ -112,15 +191,22 @@ def test_warm_start_at_the_optimum_needs_no_iteration(solver):
 @given(problem=lasso_problems(), seed=st.integers(0, 2**31))
 def test_duality_gap_bounds_the_excess(problem, seed):
     rng = np.random.default_rng(seed)
-    best = sparse_encode(
-        *problem[:2], alpha=problem.alpha, positive_code=problem.positive, tol=1e-12
-    )
+    best = sparse_encode(*problem[:2], **problem.options, tol=1e-12)
     any_codes = np.abs(rng.standard_normal(best.shape)) * np.abs(problem.X).max()
     lasso = Lasso(
-        torch.tensor(problem.X), torch.tensor(problem.D), problem.positive, alpha=problem.alpha
+        torch.tensor(problem.X),
+        torch.tensor(problem.D),
+        problem.positive,
+        alpha=problem.alpha,
+        weights=None if problem.weights is None else torch.tensor(problem.weights),
+        ridge=problem.ridge,
     )
-    scale = np.maximum(objective(any_codes, *problem[:3]), np.finfo(float).tiny)
-    excess = objective(any_codes, *problem[:3]) - objective(best, *problem[:3])
+    terms = (*problem[:3], problem.weights, problem.ridge)
+    scale = np.maximum(objective(any_codes, *terms), np.finfo(float).tiny)
+    excess = objective(any_codes, *terms) - objective(best, *terms)
+    np.testing.assert_allclose(
+        lasso.objective(torch.tensor(any_codes)), objective(any_codes, *terms), rtol=1e-9
+    )
     gap = lasso.duality_gap(torch.tensor(any_codes)).numpy()
     assert (excess / scale <= gap / scale + 1e-9).all()
 
@@ -129,11 +215,12 @@ def test_duality_gap_bounds_the_excess(problem, seed):
 @given(problem=lasso_problems())
 def test_alpha_max_is_exact(positive, problem):
     X, D = problem.X[:1], problem.D
-    top = alpha_max(X, D, positive)[0]
+    top = alpha_max(X, D, positive, problem.weights)[0]
     if top <= 0:
         return
-    above = sparse_encode(X, D, alpha=top * (1 + 1e-9), positive_code=positive)
-    below = sparse_encode(X, D, alpha=top * 0.99, positive_code=positive)
+    options = {**problem.options, "positive_code": positive}
+    above = sparse_encode(X, D, **{**options, "alpha": top * (1 + 1e-9)})
+    below = sparse_encode(X, D, **{**options, "alpha": top * 0.99})
     assert not above.any()
     assert below.any()
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from .adam import adam
 from .fista import fista
 from .lca import lca
+from .least_squares import debias as debiased
 from .matching_pursuit import omp, omp_replacement
 from .problem import KSparse, Lasso, alpha_max
 from .solution import Solution
@@ -72,6 +73,7 @@ def solve(
     tol: float | None = 1e-6,
     weights: Tensor | None = None,
     ridge: float = 0.0,
+    debias: bool = False,
 ) -> Solution:
     r"""Codes of the rows of X for the dictionary D.
 
@@ -98,6 +100,8 @@ def solve(
         w, above zero, for solvers of the lasso; None: ones.
     ridge : float
         ρ, at least zero, for solvers of the lasso.
+    debias : bool
+        Whether codes are refitted by least squares on the support that was found.
 
     Returns
     -------
@@ -114,4 +118,5 @@ def solve(
     else:
         assert alpha is not None, "solvers of the lasso need alpha"
         problem = Lasso(X, D, positive, alpha=alpha, weights=weights, ridge=ridge)
-    return chosen.run(problem, start, max_iter=max_iter, tol=tol)
+    solution = chosen.run(problem, start, max_iter=max_iter, tol=tol)
+    return debiased(problem, solution) if debias else solution

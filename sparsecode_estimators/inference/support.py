@@ -8,7 +8,7 @@ from torch import Tensor
 from .problem import Problem
 
 # Gathered atoms take n·k·n_features numbers; rows are cut so that they fit a cache.
-_GATHER_LIMIT = 2**22
+GATHER_LIMIT = 2**22
 
 
 def top_support(codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def minimise_on_support(
     """
     n, k = indices.shape
     shift = torch.as_tensor(shift, dtype=values.dtype, device=values.device).expand(n, k)
-    size = max(1, _GATHER_LIMIT // max(1, k * problem.D.shape[1]))
+    size = max(1, GATHER_LIMIT // max(1, k * problem.D.shape[1]))
     parts = zip(*(t.split(size) for t in (rows, indices, values, valid, shift)), strict=True)
     return torch.cat(
         [_newton(problem.X[r], problem.D[i], u, v, s, ridge) for r, i, u, v, s in parts]
