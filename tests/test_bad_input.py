@@ -12,6 +12,7 @@ from sparsecode_estimators import (
     SparseCodingEncoder,
     sparse_encode,
 )
+from sparsecode_estimators.inference import SOLVERS
 
 X, CODES, D = planted(40, 8, 16, 3, seed=30)
 ENCODERS = [SAEEncoder, MLPEncoder, SparseCodingEncoder]
@@ -138,8 +139,17 @@ def test_bad_codes(make, y, options, message):
         ({"alpha": -1.0}, "alpha"),
         ({"n_nonzero_coefs": 0}, "n_nonzero_coefs"),
         ({"alpha": 0.1, "solver": "simplex"}, "solver"),
-        ({"alpha": 0.1, "solver": "omp"}, "set n_nonzero_coefs"),
-        ({"n_nonzero_coefs": 2, "solver": "fista"}, "n_nonzero_coefs=None"),
+        *(
+            ({"alpha": 0.1, "solver": name}, "set n_nonzero_coefs, or choose solver='fista', 'lca'")
+            for name, row in SOLVERS.items()
+            if row.solves == "k-sparse"
+        ),
+        *(
+            ({"n_nonzero_coefs": 2, "solver": name}, "n_nonzero_coefs=None, or choose .*'omp'")
+            for name, row in SOLVERS.items()
+            if row.solves == "lasso"
+        ),
+        ({"n_nonzero_coefs": 12, "solver": "l0"}, "all 39,202 supports of at most 8 of 16"),
         ({"alpha": 0.1, "solver": "adam", "positive_code": False}, "positive_code=True"),
         ({"alpha": 0.1, "max_iter": 0}, "max_iter"),
         ({"alpha": 0.1, "tol": 0.0}, "tol"),

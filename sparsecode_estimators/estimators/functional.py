@@ -44,7 +44,10 @@ def sparse_encode(
         Weight of the penalty. Give either this or ``n_nonzero_coefs``.
     n_nonzero_coefs : int >= 1 or None, default=None
         Most non-zero codes of a row; no more than n_components and n_features are used.
-    solver : {"auto", "fista", "lca", "adam", "omp", "omp_replacement"}, default="auto"
+    solver : str, default="auto"
+        For the lasso "fista", "lca", "homotopy" or "adam"; for k-sparse codes "omp",
+        "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user guide
+        tells them apart.
         "auto": "fista" for the lasso; for k-sparse codes "omp", and with ``init``
         "omp_replacement", which goes on from there.
     positive_code : bool, default=True

@@ -40,8 +40,12 @@ class ITORefiner(BaseSparseCoder):
         with ``dictionary``.
     dictionary : array-like of shape (n_components, n_features), callable or None, default=None
         Used in place of the encoder's; required without one.
-    solver : {"auto", "fista", "lca", "adam", "omp", "omp_replacement"}, default="auto"
-        "auto": "fista"; for k-sparse codes "omp_replacement", or "omp" from zero.
+    solver : str, default="auto"
+        For the lasso "fista", "lca", "homotopy" or "adam"; for k-sparse codes "omp",
+        "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user guide
+        tells them apart.
+        "auto": "fista"; for k-sparse codes "omp_replacement", or "omp" from zero. "homotopy"
+        and "l0" find the same codes from any start: an encoder saves them nothing.
     alpha : float >= 0, "auto" or None, default=None
         None: the encoder's ``alpha_``; if it has none, or without an encoder, "auto", which
         is 1 % of the training rows' median ``alpha_max``.

@@ -11,14 +11,30 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .adam import adam
+from .exhaustive import l0
 from .fista import fista
+from .homotopy import homotopy, lasso_path
+from .htp import htp
+from .iht import iht
 from .lca import lca
 from .least_squares import debias as debiased
 from .matching_pursuit import omp, omp_replacement
+from .mp import mp
+from .ols import ols
 from .problem import KSparse, Lasso, alpha_max
 from .solution import Solution
 
-__all__ = ["SOLVERS", "KSparse", "Lasso", "Solution", "Solver", "alpha_max", "choose", "solve"]
+__all__ = [
+    "SOLVERS",
+    "KSparse",
+    "Lasso",
+    "Solution",
+    "Solver",
+    "alpha_max",
+    "choose",
+    "lasso_path",
+    "solve",
+]
 
 
 @dataclass(frozen=True)
@@ -33,21 +49,34 @@ class Solver:
     signed : bool
         Whether codes may be negative.
     exact : bool
-        Whether enough iterations reach the optimum that the certificate proves.
+        Whether enough iterations reach the optimum, which for the lasso the certificate
+        proves.
+    finite : bool
+        Whether it ends by itself, however many iterations it may take.
+    refits : bool
+        Whether its codes are least squares on their support (for k-sparse codes).
     """
 
     run: Callable[..., Solution]
     solves: str
     signed: bool = True
     exact: bool = True
+    finite: bool = False
+    refits: bool = True
 
 
 SOLVERS = {
     "fista": Solver(fista, solves="lasso"),
     "lca": Solver(lca, solves="lasso"),
+    "homotopy": Solver(homotopy, solves="lasso", finite=True),
     "adam": Solver(adam, solves="lasso", signed=False, exact=False),
-    "omp": Solver(omp, solves="k-sparse", exact=False),
-    "omp_replacement": Solver(omp_replacement, solves="k-sparse", exact=False),
+    "omp": Solver(omp, solves="k-sparse", exact=False, finite=True),
+    "omp_replacement": Solver(omp_replacement, solves="k-sparse", exact=False, finite=True),
+    "ols": Solver(ols, solves="k-sparse", exact=False, finite=True),
+    "matching_pursuit": Solver(mp, solves="k-sparse", exact=False, refits=False),
+    "iht": Solver(iht, solves="k-sparse", exact=False),
+    "htp": Solver(htp, solves="k-sparse", exact=False, finite=True),
+    "l0": Solver(l0, solves="k-sparse", finite=True),
 }
 
 

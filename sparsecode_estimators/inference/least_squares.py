@@ -123,25 +123,37 @@ def _rounding(rows: _Atoms) -> Tensor:
     return 10 * eps * rows.X.norm(dim=1, keepdim=True) * rows.atoms.norm(dim=2)
 
 
+def refit(problem: Problem, rows: Tensor, codes: Tensor) -> Tensor:
+    """Least squares on the supports of ``codes``, which those of ``rows`` are; same shape.
+
+    A row keeps its codes where rounding leaves nothing to gain.
+    """
+    k = int((codes != 0).sum(1).max()) if codes.numel() else 0
+    if not k:
+        return codes
+    indices, valid = top_support(codes, k)
+    values = least_squares(problem, rows, indices, valid, codes.gather(1, indices))
+    fitted = torch.zeros_like(codes).scatter_(1, indices, values)
+    better = problem.residual_energy(fitted, rows) < problem.residual_energy(codes, rows)
+    return torch.where(better[:, None], fitted, codes)
+
+
+def refit_flops(problem: Problem, k: int) -> int:
+    """Of one refit of one row with ``k`` atoms."""
+    return 2 * k * k * problem.D.shape[1] + REFINEMENTS * k**3
+
+
 def debias(problem: Problem, solution: Solution) -> Solution:
     """The same supports, or smaller, with least squares on them in place of the values.
 
-    Takes back the shrinkage that a penalty puts on codes ("Gauss-lasso"; Belloni &
-    Chernozhukov 2013). Non-negative least squares for positive codes may drop atoms. A row
-    keeps its codes where rounding leaves nothing to gain. ``residual`` is that of the new
-    codes; ``gap`` and ``converged`` still speak of the codes whose support it is.
+    Takes back the shrinkage that a penalty puts on codes ("post-lasso"; Belloni &
+    Chernozhukov 2013). Non-negative least squares for positive codes may drop atoms.
+    ``residual`` is that of the new codes; ``gap`` and ``converged`` still speak of the codes
+    whose support it is.
     """
-    k = int((solution.codes != 0).sum(1).max()) if solution.codes.numel() else 0
-    if not k:
-        return solution
-    indices, valid = top_support(solution.codes, k)
-    start = solution.codes.gather(1, indices)
-    rows = torch.arange(len(indices), device=indices.device)
-    values = least_squares(problem, rows, indices, valid, start)
-    codes = torch.zeros_like(solution.codes).scatter_(1, indices, values)
-    residual = problem.residual_energy(codes)
-    better = residual < solution.residual
-    solution.codes = torch.where(better[:, None], codes, solution.codes)
-    solution.residual = torch.where(better, residual, solution.residual)
-    solution.flops += len(indices) * (2 * k * k * problem.D.shape[1] + REFINEMENTS * k**3)
+    rows = torch.arange(len(solution.codes), device=solution.codes.device)
+    sizes = (solution.codes != 0).sum(1).tolist()
+    solution.codes = refit(problem, rows, solution.codes)
+    solution.residual = problem.residual_energy(solution.codes)
+    solution.flops += sum(refit_flops(problem, k) for k in sizes)
     return solution

@@ -17,6 +17,17 @@ def top_support(codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return indices, magnitude > 0
 
 
+def largest_entries(codes: Tensor, k: int) -> Tensor:
+    """A copy of ``codes`` with all but the ``k`` largest of each row set to zero."""
+    indices = codes.abs().topk(k, dim=1).indices
+    return torch.zeros_like(codes).scatter_(1, indices, codes.gather(1, indices))
+
+
+def rounding_floor(problem: Problem, rows: Tensor) -> Tensor:
+    """Below this a residual's product with a unit atom is rounding, shape (n,)."""
+    return 10 * torch.finfo(problem.X.dtype).eps * problem.X[rows].norm(dim=1)
+
+
 def minimise_on_support(
     problem: Problem,
     rows: Tensor,
