@@ -149,7 +149,6 @@ def test_bad_codes(make, y, options, message):
             for name, row in SOLVERS.items()
             if row.solves == "lasso"
         ),
-        ({"n_nonzero_coefs": 12, "solver": "l0"}, "all 39,202 supports of at most 8 of 16"),
         ({"alpha": 0.1, "solver": "adam", "positive_code": False}, "positive_code=True"),
         ({"alpha": 0.1, "max_iter": 0}, "max_iter"),
         ({"alpha": 0.1, "tol": 0.0}, "tol"),
@@ -169,6 +168,13 @@ def test_bad_codes(make, y, options, message):
 def test_bad_arguments_of_sparse_encode(options, message):
     with pytest.raises(ValueError, match=message):
         sparse_encode(X, D, **options)
+
+
+def test_exhaustive_search_names_its_limit():
+    wide = planted(1, 8, 64, 3, seed=31)[2]
+    message = r"all 8,303,632 supports of at most 5 of 64 atoms, and its limit is 200,000"
+    with pytest.raises(ValueError, match=message):
+        sparse_encode(X, wide, n_nonzero_coefs=5, solver="l0")
 
 
 def test_weights_need_atoms_to_belong_to():

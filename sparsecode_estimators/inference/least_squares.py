@@ -11,7 +11,16 @@ from .problem import Problem
 from .solution import Solution
 from .support import GATHER_LIMIT, top_support
 
-REFINEMENTS = 3  # Newton steps from zero: the later ones take back what the damping cost
+REFINEMENTS = 8  # with one factor: the later ones take back what its damping cost
+
+
+def resolution(dtype: torch.dtype) -> float:
+    """Squared sine below which an atom counts as explained by others.
+
+    Gram matrices are damped by this. Along directions in which atoms cancel each other, least
+    squares are not unique, and a smaller damping would blow rounding up there.
+    """
+    return torch.finfo(dtype).eps ** 0.5
 
 
 def least_squares(
@@ -36,9 +45,9 @@ def least_squares(
     start = torch.zeros(indices.shape).to(problem.X) if start is None else start * valid
     size = max(1, GATHER_LIMIT // max(1, indices.shape[1] * problem.D.shape[1]))
     parts = zip(*(t.split(size) for t in (rows, indices, valid, start)), strict=True)
-    solve = _non_negative if problem.positive else _signed
+    solve = _non_negative if problem.positive else _Atoms.newton
     return torch.cat(
-        [solve(_Atoms.of(problem.X[r], problem.D[i] * v[..., None]), v, u) for r, i, v, u in parts]
+        [solve(_Atoms.of(problem.X[r], problem.D[i] * v[..., None]), u, v) for r, i, v, u in parts]
     )
 
 
@@ -63,23 +72,19 @@ class _Atoms:
         return (self.atoms @ residual.unsqueeze(2)).squeeze(2)
 
     def newton(self, values: Tensor, free: Tensor) -> Tensor:
-        """The minimiser over the ``free`` places, the others held, from ``values``."""
+        """The minimiser over the ``free`` places, the others held, nearest to ``values``."""
         both = free.unsqueeze(2) & free.unsqueeze(1)
-        tiny = torch.finfo(values.dtype)
-        size = self.gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp(min=tiny.tiny)
-        damping = torch.where(free, tiny.eps**0.7 * size, size)
+        size = self.gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+        size = size.clamp(min=torch.finfo(values.dtype).tiny)
+        damping = torch.where(free, resolution(values.dtype) * size, size)
         factor, _ = torch.linalg.cholesky_ex(self.gram * both + torch.diag_embed(damping))
-        step = torch.cholesky_solve((self.pull(values) * free).unsqueeze(2), factor).squeeze(2)
-        return values + step * free
+        for _ in range(REFINEMENTS):
+            step = torch.cholesky_solve((self.pull(values) * free).unsqueeze(2), factor)
+            values = values + step.squeeze(2) * free
+        return values
 
 
-def _signed(rows: _Atoms, valid: Tensor, values: Tensor) -> Tensor:
-    for _ in range(REFINEMENTS):
-        values = rows.newton(values, valid)
-    return values
-
-
-def _non_negative(rows: _Atoms, valid: Tensor, values: Tensor) -> Tensor:
+def _non_negative(rows: _Atoms, values: Tensor, valid: Tensor) -> Tensor:
     values, free = _feasible(rows, values, valid)
     floor = _rounding(rows)
     open_rows = torch.arange(len(values), device=values.device)
@@ -108,8 +113,7 @@ def _feasible(rows: _Atoms, values: Tensor, free: Tensor) -> tuple[Tensor, Tenso
         target = rows.newton(values, free)
         blocking = free & (target <= 0)
         if not blocking.any():
-            refined = rows.newton(target, free)
-            return torch.where((refined > 0) | ~free, refined, target), free
+            return target, free
         # as far towards the target as nothing turns negative; what blocks is held at zero
         ratio = (values / (values - target)).masked_fill(~blocking, torch.inf).nan_to_num(0.0)
         step = ratio.amin(1, keepdim=True).clamp(max=1)
@@ -140,7 +144,7 @@ def refit(problem: Problem, rows: Tensor, codes: Tensor) -> Tensor:
 
 def refit_flops(problem: Problem, k: int) -> int:
     """Of one refit of one row with ``k`` atoms."""
-    return 2 * k * k * problem.D.shape[1] + REFINEMENTS * k**3
+    return (2 * k * k + 4 * REFINEMENTS * k) * problem.D.shape[1] + k**3
 
 
 def debias(problem: Problem, solution: Solution) -> Solution:

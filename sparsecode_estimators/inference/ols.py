@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .least_squares import least_squares, refit, refit_flops
+from .least_squares import least_squares, refit, refit_flops, resolution
 from .problem import KSparse
 from .solution import Solution, finish_k_sparse
 from .support import largest_entries, rounding_floor, top_support
@@ -64,7 +64,7 @@ def _with_best_atom(problem: KSparse, rows: Tensor, codes: Tensor) -> Tensor:
     indices, valid = top_support(codes, int((codes != 0).sum(1).max()) + 1)
     left, whole = _unexplained(problem.D, indices, valid), problem.D.square().sum(1)
     # an atom that the others explain to the precision of a refit can add nothing to them
-    new = left > torch.finfo(codes.dtype).eps ** 0.7 * whole
+    new = left > resolution(codes.dtype) * whole
     new &= strength > rounding_floor(problem, rows)[:, None] * whole.sqrt()
     gain = (strength.square() / left).masked_fill(~new, 0.0)
     best, atom = gain.max(1)
