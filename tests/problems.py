@@ -11,6 +11,18 @@ class LassoProblem(NamedTuple):
     D: np.ndarray
     alpha: float
     positive: bool
+    weights: np.ndarray | None = None
+    ridge: float = 0.0
+
+    @property
+    def options(self):
+        """Arguments of ``sparse_encode``."""
+        return {
+            "alpha": self.alpha,
+            "positive_code": self.positive,
+            "weights": self.weights,
+            "ridge": self.ridge,
+        }
 
 
 def planted(n, n_features, n_components, k, seed, *, positive=True, noise=0.01):
@@ -27,7 +39,10 @@ def planted(n, n_features, n_components, k, seed, *, positive=True, noise=0.01):
 
 @st.composite
 def lasso_problems(draw):
-    """Any shape and scale; duplicate atoms, zero rows, alpha from nearly 0 to alpha_max."""
+    """Any shape and scale; duplicate atoms, zero rows, alpha from nearly 0 to alpha_max.
+
+    Half of them with a weight for each atom, half with a ridge.
+    """
     n, n_features = draw(st.integers(1, 6)), draw(st.integers(1, 8))
     n_components = draw(st.integers(1, 16))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -40,21 +55,27 @@ def lasso_problems(draw):
         X[0] = 0
     positive = draw(st.booleans())
     fraction = draw(st.sampled_from([1e-3, 0.01, 0.1, 0.5, 0.9, 1.0]))
-    return LassoProblem(X, D, fraction * alpha_max(X, D, positive).max(), positive)
+    weights = 10.0 ** rng.uniform(-0.5, 0.5, n_components) if draw(st.booleans()) else None
+    ridge = draw(st.sampled_from([0.0, 0.0, 1e-3, 1.0]))
+    alpha = fraction * alpha_max(X, D, positive, weights).max()
+    return LassoProblem(X, D, alpha, positive, weights, ridge)
 
 
-def alpha_max(X, D, positive):
-    correlations = X @ D.T
+def alpha_max(X, D, positive, weights=None):
+    correlations = X @ D.T if weights is None else X @ D.T / weights
     return np.maximum(correlations, 0).max(1) if positive else np.abs(correlations).max(1)
 
 
-def objective(codes, X, D, alpha):
-    return 0.5 * ((X - codes @ D) ** 2).sum(1) + alpha * np.abs(codes).sum(1)
+def objective(codes, X, D, alpha, weights=None, ridge=0.0):
+    weights = np.ones(len(D)) if weights is None else weights
+    smooth = 0.5 * ((X - codes @ D) ** 2).sum(1) + 0.5 * ridge * (codes**2).sum(1)
+    return smooth + alpha * np.abs(codes) @ weights
 
 
-def kkt_violation(codes, X, D, alpha, positive):
+def kkt_violation(codes, X, D, alpha, positive, weights=None, ridge=0.0):
     """How far the worst coordinate is from optimality, in units of the row's length."""
-    correlations = (X - codes @ D) @ D.T
+    correlations = (X - codes @ D) @ D.T - ridge * codes
+    alpha = alpha * (np.ones(len(D)) if weights is None else weights)
     idle = correlations - alpha if positive else np.abs(correlations) - alpha
     active = np.abs(correlations - alpha * np.sign(codes))
     worst = np.where(codes != 0, active, np.maximum(idle, 0)).max(1)

@@ -13,6 +13,7 @@ from sparsecode_estimators import (
     UnrolledEncoder,
     sparse_encode,
 )
+from sparsecode_estimators.inference import SOLVERS
 
 X, CODES, D = planted(40, 8, 16, 3, seed=30)
 TRAINED = [SAEEncoder, MLPEncoder, UnrolledEncoder]
@@ -155,11 +156,27 @@ def test_bad_codes(make, y, options, message):
         ({"alpha": -1.0}, "alpha"),
         ({"n_nonzero_coefs": 0}, "n_nonzero_coefs"),
         ({"alpha": 0.1, "solver": "simplex"}, "solver"),
-        ({"alpha": 0.1, "solver": "omp"}, "set n_nonzero_coefs"),
-        ({"n_nonzero_coefs": 2, "solver": "fista"}, "n_nonzero_coefs=None"),
+        *(
+            ({"alpha": 0.1, "solver": name}, "set n_nonzero_coefs, or choose solver='fista', 'lca'")
+            for name, row in SOLVERS.items()
+            if row.solves == "k-sparse"
+        ),
+        *(
+            ({"n_nonzero_coefs": 2, "solver": name}, "n_nonzero_coefs=None, or choose .*'omp'")
+            for name, row in SOLVERS.items()
+            if row.solves == "lasso"
+        ),
         ({"alpha": 0.1, "solver": "adam", "positive_code": False}, "positive_code=True"),
         ({"alpha": 0.1, "max_iter": 0}, "max_iter"),
         ({"alpha": 0.1, "tol": 0.0}, "tol"),
+        ({"alpha": 0.1, "weights": np.ones(3)}, r"weights has shape \(3,\).*one weight for each"),
+        ({"alpha": 0.1, "weights": ["a"] * 16}, "weights has .*real numbers"),
+        ({"alpha": 0.1, "weights": np.eye(16)[0]}, r"weights must be finite and above 0.*\[1, 2"),
+        ({"alpha": 0.1, "weights": np.full(16, np.nan)}, "weights must be finite"),
+        ({"alpha": 0.1, "ridge": -1.0}, "ridge"),
+        ({"alpha": 0.1, "debias": "yes"}, "debias"),
+        ({"n_nonzero_coefs": 2, "weights": np.ones(16)}, "weights belongs to the penalty"),
+        ({"n_nonzero_coefs": 2, "ridge": 0.5}, "ridge=0.5 belongs to the penalty"),
         ({"alpha": 0.1, "init": CODES[:3]}, "init has 3 rows but X has 40"),
         ({"alpha": 0.1, "init": CODES[:, :3]}, r"shape \(40, 3\)"),
     ],
@@ -168,6 +185,22 @@ def test_bad_codes(make, y, options, message):
 def test_bad_arguments_of_sparse_encode(options, message):
     with pytest.raises(ValueError, match=message):
         sparse_encode(X, D, **options)
+
+
+def test_exhaustive_search_names_its_limit():
+    wide = planted(1, 8, 64, 3, seed=31)[2]
+    message = r"all 8,303,632 supports of at most 5 of 64 atoms, and its limit is 200,000"
+    with pytest.raises(ValueError, match=message):
+        sparse_encode(X, wide, n_nonzero_coefs=5, solver="l0")
+
+
+def test_weights_need_atoms_to_belong_to():
+    with pytest.raises(ValueError, match="weights are for atoms that are known"):
+        SparseCodingEncoder(16, weights=np.ones(16)).fit(X)
+    with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
+        SparseCodingEncoder(dictionary=D, weights=np.ones(3)).fit(X)
+    with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
+        ITORefiner(dictionary=D, weights=np.ones(3)).fit(X)
 
 
 def test_ito_needs_something_to_refine():

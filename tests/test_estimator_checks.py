@@ -12,6 +12,7 @@ from sparsecode_estimators import (
     SparseCodingEncoder,
     UnrolledEncoder,
 )
+from sparsecode_estimators.inference import SOLVERS
 
 # Checks that scikit-learn runs on itself but not on third parties.
 FURTHER_CHECKS = [
@@ -75,10 +76,10 @@ def coders():
     yield SparseCodingEncoder(6, sparse_output=True, **LEARN)
     yield SparseCodingEncoder(6, n_nonzero_coefs=3, **LEARN)
     yield SparseCodingEncoder(6, positive_code=False, fit_intercept=True, **LEARN)
-    for solver in ("fista", "lca", "adam"):
-        yield SparseCodingEncoder(solver=solver, transform_max_iter=50, **KNOWN)
-    for solver in ("omp", "omp_replacement"):
-        yield SparseCodingEncoder(solver=solver, n_nonzero_coefs=2, **KNOWN)
+    for solver, row in SOLVERS.items():
+        k = 2 if row.solves == "k-sparse" else None
+        yield SparseCodingEncoder(solver=solver, n_nonzero_coefs=k, transform_max_iter=50, **KNOWN)
+    yield SparseCodingEncoder(ridge=0.1, debias=True, **KNOWN)
 
 
 def refiners():
@@ -89,6 +90,7 @@ def refiners():
     sae = SAEEncoder(6, **FAST)
     yield ITORefiner(sae, sparse_output=True, init="zeros")
     yield ITORefiner(sae, n_nonzero_coefs=2)
+    yield ITORefiner(sae, ridge=0.1, debias=True)
     yield ITORefiner(sae, solver="lca", positive_code=False, max_iter=50)
 
 

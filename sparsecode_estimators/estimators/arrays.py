@@ -221,6 +221,11 @@ def to_tensor(array: np.ndarray, rows: Rows) -> Tensor:
     return torch.tensor(array, dtype=rows.dtype, device=rows.device)
 
 
+def optional_tensor(array: np.ndarray | None, rows: Rows) -> Tensor | None:
+    """As :func:`to_tensor`, but nothing for nothing."""
+    return None if array is None else to_tensor(array, rows)
+
+
 def to_array(tensor: Tensor, rows: Rows) -> np.ndarray:
     """A result as a NumPy array of the rows' type."""
     return np.ascontiguousarray(tensor.detach().to("cpu", rows.dtype).numpy())

@@ -32,9 +32,11 @@ def make_generator(random_state: Any) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def auto_alpha(X: Tensor, D: Tensor, fraction: float, *, positive: bool) -> float:
+def auto_alpha(
+    X: Tensor, D: Tensor, fraction: float, *, positive: bool, weights: Tensor | None = None
+) -> float:
     """A share of the median ``alpha_max``: scales with X, so that codes scale with it too."""
-    return fraction * alpha_max(X, D, positive=positive).median().item()
+    return fraction * alpha_max(X, D, positive=positive, weights=weights).median().item()
 
 
 class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

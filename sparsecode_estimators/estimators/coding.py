@@ -21,6 +21,7 @@ class EncodeInfo(NamedTuple):
     ----------
     dual_gap : ndarray of shape (n_samples,)
         Upper bound on how far the objective is above its minimum; NaN for k-sparse codes.
+        With ``debias`` it is that of the codes before the refit, and so is ``converged``.
     residual : ndarray of shape (n_samples,)
         ``½‖x − b − sD‖²``.
     n_iter : ndarray of shape (n_samples,)
@@ -39,32 +40,56 @@ class EncodeInfo(NamedTuple):
     flops: int
 
 
-def check_solver(solver: str, *, k_sparse: bool, positive: bool) -> None:
+def check_solver(
+    solver: str, *, k_sparse: bool, positive: bool, weighted: bool = False, ridge: float = 0.0
+) -> None:
     """Refuse a solver that does not solve the problem that the other parameters state.
+
+    Parameters
+    ----------
+    solver : str
+    k_sparse : bool
+        Whether ``n_nonzero_coefs`` is given.
+    positive : bool
+    weighted : bool
+        Whether ``weights`` are given.
+    ridge : float
 
     Raises
     ------
     ValueError
         With the parameter to change.
     """
+    if k_sparse and (weighted or ridge):
+        given = "weights" if weighted else f"ridge={ridge}"
+        raise ValueError(
+            f"{given} belongs to the penalty, but n_nonzero_coefs asks for k-sparse codes, which "
+            "have none: set n_nonzero_coefs=None, or leave weights=None and ridge=0."
+        )
     if solver == "auto":
         return
     row = SOLVERS[solver]
     if k_sparse and row.solves != "k-sparse":
         raise ValueError(
             f"solver={solver!r} solves the lasso, but n_nonzero_coefs asks for k-sparse codes: "
-            "set n_nonzero_coefs=None, or choose solver='omp', 'omp_replacement' or 'auto'."
+            f"set n_nonzero_coefs=None, or choose {_solvers_of('k-sparse')}."
         )
     if not k_sparse and row.solves == "k-sparse":
         raise ValueError(
             f"solver={solver!r} gives k-sparse codes: set n_nonzero_coefs, or choose "
-            "solver='fista', 'lca' or 'auto' for the lasso."
+            f"{_solvers_of('lasso')} for the lasso."
         )
     if not positive and not row.signed:
         raise ValueError(
             f"solver={solver!r} gives positive codes only: set positive_code=True, or choose "
             "another solver."
         )
+
+
+def _solvers_of(problem: str) -> str:
+    """The names that can be chosen for a problem, for messages."""
+    names = [repr(name) for name, row in SOLVERS.items() if row.solves == problem]
+    return f"solver={', '.join(names)} or 'auto'"
 
 
 @dataclass
@@ -81,6 +106,9 @@ class Coder:
     positive : bool
     max_iter : int
     tol : float or None
+    weights : Tensor of shape (n_components,) or None
+    ridge : float
+    debias : bool
     """
 
     D: Tensor
@@ -91,6 +119,9 @@ class Coder:
     positive: bool
     max_iter: int
     tol: float | None
+    weights: Tensor | None = None
+    ridge: float = 0.0
+    debias: bool = False
     solutions: list[Solution] = field(default_factory=list)
 
     def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
@@ -105,6 +136,9 @@ class Coder:
             codes=start,
             max_iter=self.max_iter,
             tol=self.tol,
+            weights=self.weights,
+            ridge=self.ridge,
+            debias=self.debias,
         )
         codes = answer.codes
         answer.codes = codes.new_empty(0)  # handed on; only the certificates are kept

@@ -21,6 +21,9 @@ def sparse_encode(
     init: Any = None,
     max_iter: int = 2000,
     tol: float | None = 1e-6,
+    weights: Any = None,
+    ridge: float = 0.0,
+    debias: bool = False,
     return_info: bool = False,
     device: str = "auto",
 ) -> Any:
@@ -28,7 +31,7 @@ def sparse_encode(
 
     Solves, for every row on its own, either the lasso
 
-    .. math:: \min_s \tfrac12\|x - sD\|^2 + \alpha\|s\|_1
+    .. math:: \min_s \tfrac12\|x - sD\|^2 + \alpha\sum_j w_j|s_j| + \tfrac{\rho}{2}\|s\|^2
 
     or ``½‖x − sD‖²`` with at most ``n_nonzero_coefs`` non-zero codes.
 
@@ -41,7 +44,10 @@ def sparse_encode(
         Weight of the penalty. Give either this or ``n_nonzero_coefs``.
     n_nonzero_coefs : int >= 1 or None, default=None
         Most non-zero codes of a row; no more than n_components and n_features are used.
-    solver : {"auto", "fista", "lca", "adam", "omp", "omp_replacement"}, default="auto"
+    solver : str, default="auto"
+        For the lasso "fista", "lca", "homotopy" or "adam"; for k-sparse codes "omp",
+        "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user guide
+        tells them apart.
         "auto": "fista" for the lasso; for k-sparse codes "omp", and with ``init``
         "omp_replacement", which goes on from there.
     positive_code : bool, default=True
@@ -53,6 +59,16 @@ def sparse_encode(
     tol : float > 0 or None, default=1e-6
         Duality gap, as a share of ``½‖x‖²``, at which a row is done. None: take exactly
         ``max_iter`` iterations.
+    weights : array-like of shape (n_components,) or None, default=None
+        Factors of alpha, above 0, one for each atom; None: ones. Not for
+        k-sparse codes.
+    ridge : float >= 0, default=0.0
+        Weight ρ of ``½‖s‖²``, which shares a code between like atoms (elastic net). Not
+        for k-sparse codes.
+    debias : bool, default=False
+        Whether codes are refitted by least squares, non-negative for positive codes, on the
+        support that was found. Takes back the shrinkage of the penalty. For "adam", whose
+        codes never reach zero, the support is every atom.
     return_info : bool, default=False
     device : str, default="auto"
         "auto": where a tensor X lies, else CUDA if there is one, else the CPU.
@@ -95,6 +111,9 @@ def sparse_encode(
         positive_code=positive_code,
         transform_max_iter=max_iter,
         tol=tol,
+        weights=weights,
+        ridge=ridge,
+        debias=debias,
         device=device,
     ).fit(X)
     rows = read_rows(coder, X, reset=False, device=device)

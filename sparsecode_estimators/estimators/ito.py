@@ -13,10 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..inference import SOLVERS
-from .arrays import Rows, read_rows, to_array, to_tensor
+from .arrays import Rows, optional_tensor, read_rows, to_array, to_tensor
 from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, Encode, auto_alpha
 from .coding import Coder, check_solver
-from .validation import Interval, StrOptions, _fit_context, given_dictionary
+from .validation import Interval, StrOptions, _fit_context, given_dictionary, given_weights
 
 
 class ITORefiner(BaseSparseCoder):
@@ -24,7 +24,7 @@ class ITORefiner(BaseSparseCoder):
 
     The inner encoder guesses codes; from there a solver minimises
 
-    .. math:: \tfrac12\|x - b - sD\|^2 + \alpha\|s\|_1
+    .. math:: \tfrac12\|x - b - sD\|^2 + \alpha\sum_j w_j|s_j| + \tfrac{\rho}{2}\|s\|^2
 
     with the encoder's dictionary D and offset b, to a duality gap of ``tol`` or for
     ``max_iter`` iterations, whatever comes first. The difference of the objective before
@@ -40,8 +40,12 @@ class ITORefiner(BaseSparseCoder):
         with ``dictionary``.
     dictionary : array-like of shape (n_components, n_features), callable or None, default=None
         Used in place of the encoder's; required without one.
-    solver : {"auto", "fista", "lca", "adam", "omp", "omp_replacement"}, default="auto"
-        "auto": "fista"; for k-sparse codes "omp_replacement", or "omp" from zero.
+    solver : str, default="auto"
+        For the lasso "fista", "lca", "homotopy" or "adam"; for k-sparse codes "omp",
+        "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user guide
+        tells them apart.
+        "auto": "fista"; for k-sparse codes "omp_replacement", or "omp" from zero. "homotopy"
+        and "l0" find the same codes from any start: an encoder saves them nothing.
     alpha : float >= 0, "auto" or None, default=None
         None: the encoder's ``alpha_``; if it has none, or without an encoder, "auto", which
         is 1 % of the training rows' median ``alpha_max``.
@@ -57,6 +61,16 @@ class ITORefiner(BaseSparseCoder):
     tol : float > 0 or None, default=1e-6
         Duality gap, as a share of ``½‖x − b‖²``, at which a row is done. None: take exactly
         ``max_iter`` iterations, for a point on a curve of compute.
+    weights : array-like of shape (n_components,) or None, default=None
+        Factors of alpha, above 0, one for each atom; None: ones. Not for
+        k-sparse codes.
+    ridge : float >= 0, default=0.0
+        Weight ρ of ``½‖s‖²``, which shares a code between like atoms (elastic net). Not
+        for k-sparse codes.
+    debias : bool, default=False
+        Whether codes are refitted by least squares, non-negative for positive codes, on the
+        support that was found. Takes back the shrinkage of the penalty. For "adam", whose
+        codes never reach zero, the support is every atom.
     sparse_output : bool, default=False
         Whether ``transform`` returns CSR.
     device : str, default="auto"
@@ -70,6 +84,8 @@ class ITORefiner(BaseSparseCoder):
         Dictionary (n_components, n_features) and offset (n_features,) in use.
     n_components_ : int
     alpha_ : float
+    weights_ : ndarray of shape (n_components_,) or None
+        The weights in use.
     positive_code_ : bool
         The sign rule in use.
     n_iter_ : int
@@ -110,6 +126,9 @@ class ITORefiner(BaseSparseCoder):
         "positive_code": ["boolean", None],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither"), None],
+        "weights": ["array-like", None],
+        "ridge": [Interval(Real, 0, None, closed="left")],
+        "debias": ["boolean"],
         "sparse_output": ["boolean"],
         "device": [str, torch.device],
     }
@@ -126,6 +145,9 @@ class ITORefiner(BaseSparseCoder):
         positive_code=None,
         max_iter=2000,
         tol=1e-6,
+        weights=None,
+        ridge=0.0,
+        debias=False,
         sparse_output=False,
         device="auto",
     ):
@@ -138,6 +160,9 @@ class ITORefiner(BaseSparseCoder):
         self.positive_code = positive_code
         self.max_iter = max_iter
         self.tol = tol
+        self.weights = weights
+        self.ridge = ridge
+        self.debias = debias
         self.sparse_output = sparse_output
         self.device = device
 
@@ -222,7 +247,14 @@ class ITORefiner(BaseSparseCoder):
         self.positive_code_: bool = (
             getattr(inner, "positive_code", True) if positive is None else positive
         )
-        check_solver(self.solver, k_sparse=k is not None, positive=self.positive_code_)
+        check_solver(
+            self.solver,
+            k_sparse=k is not None,
+            positive=self.positive_code_,
+            weighted=self.weights is not None,
+            ridge=self.ridge,
+        )
+        self.weights_ = given_weights(self.weights, self.n_components_)
         alpha = getattr(inner, "alpha_", "auto") if self.alpha is None else self.alpha
         if isinstance(alpha, str):
             x = rows.sample(SAMPLE_ROWS) - to_tensor(self.intercept_, rows)
@@ -231,6 +263,7 @@ class ITORefiner(BaseSparseCoder):
                 to_tensor(self.components_, rows),
                 SOLVER_ALPHA_FRACTION,
                 positive=self.positive_code_,
+                weights=optional_tensor(self.weights_, rows),
             )
         self.alpha_ = float(alpha)
 
@@ -247,6 +280,9 @@ class ITORefiner(BaseSparseCoder):
             positive=self.positive_code_,
             max_iter=self.max_iter,
             tol=self.tol,
+            weights=optional_tensor(self.weights_, rows),
+            ridge=self.ridge,
+            debias=self.debias,
         )
         return _Refine(coder, self._starter(rows))
 

@@ -7,22 +7,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..inference import SOLVERS
 from ..learning.dictionary import initial_dictionary, learn_dictionary
-from .arrays import Rows, read_rows, to_array, to_tensor
+from .arrays import Rows, optional_tensor, read_rows, to_array, to_tensor
 from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, auto_alpha, make_generator
 from .coding import Coder, check_solver
-from .validation import Interval, StrOptions, _fit_context, given_dictionary
+from .validation import Interval, StrOptions, _fit_context, given_dictionary, given_weights
 
 
 class SparseCodingEncoder(BaseSparseCoder):
     r"""Codes that minimise the objective, with a certificate, and the dictionary for them.
 
-    .. math:: \tfrac12\|x - b - sD\|^2 + \alpha\|s\|_1
+    .. math:: \tfrac12\|x - b - sD\|^2 + \alpha\sum_j w_j|s_j| + \tfrac{\rho}{2}\|s\|^2
 
-    is solved for every row, to a duality gap of ``tol``. Nothing is amortised: it is the
-    optimum that one-pass encoders try to guess, at a higher price per row.
+    is solved for every row, to a duality gap of ``tol``; by default w = 1 and ρ = 0. Nothing
+    is amortised: it is the optimum that one-pass encoders try to guess, at a higher price
+    per row.
 
     With ``dictionary`` given, ``fit`` only sets ``alpha``. Otherwise the dictionary is
     learned: codes and unit-norm atoms in alternation, alpha annealed from large to its
@@ -40,8 +42,11 @@ class SparseCodingEncoder(BaseSparseCoder):
         If given, ``transform`` solves for codes with at most this many non-zeros in place of
         the penalty (at most n_components and n_features are used). A dictionary is still
         learned with the penalty, which has fewer bad minima.
-    solver : {"auto", "fista", "lca", "adam", "omp", "omp_replacement"}, default="auto"
-        Of ``transform``. "auto": "fista", or "omp" with ``n_nonzero_coefs``.
+    solver : str, default="auto"
+        Of ``transform``. For the lasso "fista", "lca", "homotopy" or "adam"; for k-sparse
+        codes "omp", "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the
+        user guide tells them apart.
+        "auto": "fista", or "omp" with ``n_nonzero_coefs``.
     dictionary : array-like of shape (n_components, n_features), callable or None, default=None
         Known dictionary, used as it is: give its atoms unit norm. A callable gets
         ``(n_components, n_features)`` and returns the array, for bases known by formula.
@@ -61,6 +66,17 @@ class SparseCodingEncoder(BaseSparseCoder):
     tol : float > 0 or None, default=1e-6
         Duality gap, as a share of ``½‖x − b‖²``, at which a row is done. None: take exactly
         ``transform_max_iter`` iterations.
+    weights : array-like of shape (n_components,) or None, default=None
+        Factors of alpha, above 0, one for each atom; None: ones. Only with
+        ``dictionary``: atoms to be learned have no identity that a weight could belong to.
+        Not for k-sparse codes.
+    ridge : float >= 0, default=0.0
+        Weight ρ of ``½‖s‖²``, which shares a code between like atoms (elastic net).
+        A dictionary is learned without it: it is used by ``transform``. Not for k-sparse codes.
+    debias : bool, default=False
+        Whether codes are refitted by least squares, non-negative for positive codes, on the
+        support that was found. Takes back the shrinkage of the penalty. For "adam", whose
+        codes never reach zero, the support is every atom.
     sparse_output : bool, default=False
         Whether ``transform`` returns CSR.
     random_state : int, RandomState or None, default=None
@@ -80,6 +96,8 @@ class SparseCodingEncoder(BaseSparseCoder):
     n_components_ : int
     alpha_ : float
         The alpha in use.
+    weights_ : ndarray of shape (n_components_,) or None
+        The weights in use.
     loss_ : float
         Objective on the training rows, mean over rows; NaN with a known dictionary.
     loss_curve_ : list of float
@@ -135,6 +153,9 @@ class SparseCodingEncoder(BaseSparseCoder):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "transform_max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither"), None],
+        "weights": ["array-like", None],
+        "ridge": [Interval(Real, 0, None, closed="left")],
+        "debias": ["boolean"],
         "sparse_output": ["boolean"],
         "random_state": ["random_state"],
         "device": [str, torch.device],
@@ -157,6 +178,9 @@ class SparseCodingEncoder(BaseSparseCoder):
         max_iter=300,
         transform_max_iter=2000,
         tol=1e-6,
+        weights=None,
+        ridge=0.0,
+        debias=False,
         sparse_output=False,
         random_state=None,
         device="auto",
@@ -175,6 +199,9 @@ class SparseCodingEncoder(BaseSparseCoder):
         self.max_iter = max_iter
         self.transform_max_iter = transform_max_iter
         self.tol = tol
+        self.weights = weights
+        self.ridge = ridge
+        self.debias = debias
         self.sparse_output = sparse_output
         self.random_state = random_state
         self.device = device
@@ -196,8 +223,17 @@ class SparseCodingEncoder(BaseSparseCoder):
         self
         """
         check_solver(
-            self.solver, k_sparse=self.n_nonzero_coefs is not None, positive=self.positive_code
+            self.solver,
+            k_sparse=self.n_nonzero_coefs is not None,
+            positive=self.positive_code,
+            weighted=self.weights is not None,
+            ridge=self.ridge,
         )
+        if self.weights is not None and self.dictionary is None:
+            raise ValueError(
+                "weights are for atoms that are known, but dictionary=None asks for atoms to be "
+                "learned, which have no identity yet: give a dictionary, or leave weights=None."
+            )
         rows = read_rows(self, X, reset=True, device=self.device)
         known = given_dictionary("dictionary", self.dictionary, rows, self.n_components)
         initial = given_dictionary("dict_init", self.dict_init, rows, self.n_components)
@@ -213,7 +249,8 @@ class SparseCodingEncoder(BaseSparseCoder):
         x = rows.sample(SAMPLE_ROWS)
         offset = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
         atoms = to_tensor(D, rows)
-        self.alpha_ = self._alpha(x - offset, atoms)
+        self.weights_ = given_weights(self.weights, len(atoms))
+        self.alpha_ = self._alpha(x - offset, atoms, optional_tensor(self.weights_, rows))
         self.components_, self.intercept_ = to_array(atoms, rows), to_array(offset, rows)
         self.loss_, self.n_iter_ = float("nan"), 1
         self.loss_curve_: list[float] = []
@@ -232,6 +269,7 @@ class SparseCodingEncoder(BaseSparseCoder):
             if initial is None
             else to_tensor(initial, work)
         )
+        self.weights_ = None
         self.alpha_ = self._alpha(x, start)
         with torch.no_grad():
             best, curve = learn_dictionary(
@@ -251,9 +289,11 @@ class SparseCodingEncoder(BaseSparseCoder):
         )
         self.loss_, self.loss_curve_, self.n_iter_ = best.loss, curve, self.max_iter
 
-    def _alpha(self, x: torch.Tensor, D: torch.Tensor) -> float:
+    def _alpha(self, x: Tensor, D: Tensor, weights: Tensor | None = None) -> float:
         if self.alpha == "auto":
-            return auto_alpha(x, D, SOLVER_ALPHA_FRACTION, positive=self.positive_code)
+            return auto_alpha(
+                x, D, SOLVER_ALPHA_FRACTION, positive=self.positive_code, weights=weights
+            )
         return float(self.alpha)
 
     def _report(self, iteration: int, loss: float) -> None:
@@ -273,6 +313,9 @@ class SparseCodingEncoder(BaseSparseCoder):
             positive=self.positive_code,
             max_iter=self.transform_max_iter,
             tol=self.tol,
+            weights=optional_tensor(self.weights_, rows),
+            ridge=self.ridge,
+            debias=self.debias,
         )
 
     def _after_transform(self, encode: Any) -> None:

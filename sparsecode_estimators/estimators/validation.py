@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from .arrays import Rows
 
-__all__ = ["Interval", "StrOptions", "_fit_context", "given_dictionary"]
+__all__ = ["Interval", "StrOptions", "_fit_context", "given_dictionary", "given_weights"]
 
 
 def given_dictionary(
@@ -54,6 +54,35 @@ def given_dictionary(
             "no code can use them."
         )
     return D
+
+
+def given_weights(value: Any, n_components: int) -> np.ndarray | None:
+    """Weights of the penalty that the user gave, as a float64 array; None if there are none.
+
+    Raises
+    ------
+    ValueError
+        For the wrong shape, and for weights that are not finite and above zero.
+    """
+    if value is None:
+        return None
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().double().numpy()
+    weights = np.asarray(value)
+    if weights.shape != (n_components,) or weights.dtype.kind not in "fiu":
+        raise ValueError(
+            f"weights has shape {weights.shape} and dtype {weights.dtype}, but must be "
+            f"({n_components},) real numbers: one weight for each atom."
+        )
+    weights = weights.astype(np.float64)
+    if not np.isfinite(weights).all() or (weights <= 0).any():
+        bad = np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))[:5]
+        raise ValueError(
+            f"weights must be finite and above 0, but those of atoms {bad.tolist()} are "
+            f"{weights[bad].tolist()}: give a free atom a small weight, an unwanted one a "
+            "large one."
+        )
+    return weights
 
 
 def _check_shape(name: str, D: np.ndarray, n_features: int, n_components: int | None) -> None:

@@ -11,13 +11,30 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .adam import adam
+from .exhaustive import l0
 from .fista import fista
+from .homotopy import homotopy, lasso_path
+from .htp import htp
+from .iht import iht
 from .lca import lca
+from .least_squares import debias as debiased
 from .matching_pursuit import omp, omp_replacement
+from .mp import mp
+from .ols import ols
 from .problem import KSparse, Lasso, alpha_max
 from .solution import Solution
 
-__all__ = ["SOLVERS", "KSparse", "Lasso", "Solution", "Solver", "alpha_max", "choose", "solve"]
+__all__ = [
+    "SOLVERS",
+    "KSparse",
+    "Lasso",
+    "Solution",
+    "Solver",
+    "alpha_max",
+    "choose",
+    "lasso_path",
+    "solve",
+]
 
 
 @dataclass(frozen=True)
@@ -32,21 +49,34 @@ class Solver:
     signed : bool
         Whether codes may be negative.
     exact : bool
-        Whether enough iterations reach the optimum that the certificate proves.
+        Whether enough iterations reach the optimum, which for the lasso the certificate
+        proves.
+    finite : bool
+        Whether it ends by itself, however many iterations it may take.
+    refits : bool
+        Whether its codes are least squares on their support (for k-sparse codes).
     """
 
     run: Callable[..., Solution]
     solves: str
     signed: bool = True
     exact: bool = True
+    finite: bool = False
+    refits: bool = True
 
 
 SOLVERS = {
     "fista": Solver(fista, solves="lasso"),
     "lca": Solver(lca, solves="lasso"),
+    "homotopy": Solver(homotopy, solves="lasso", finite=True),
     "adam": Solver(adam, solves="lasso", signed=False, exact=False),
-    "omp": Solver(omp, solves="k-sparse", exact=False),
-    "omp_replacement": Solver(omp_replacement, solves="k-sparse", exact=False),
+    "omp": Solver(omp, solves="k-sparse", exact=False, finite=True),
+    "omp_replacement": Solver(omp_replacement, solves="k-sparse", exact=False, finite=True),
+    "ols": Solver(ols, solves="k-sparse", exact=False, finite=True),
+    "matching_pursuit": Solver(mp, solves="k-sparse", exact=False, refits=False),
+    "iht": Solver(iht, solves="k-sparse", exact=False),
+    "htp": Solver(htp, solves="k-sparse", exact=False, finite=True),
+    "l0": Solver(l0, solves="k-sparse", finite=True),
 }
 
 
@@ -70,11 +100,15 @@ def solve(
     codes: Tensor | None = None,
     max_iter: int = 1000,
     tol: float | None = 1e-6,
+    weights: Tensor | None = None,
+    ridge: float = 0.0,
+    debias: bool = False,
 ) -> Solution:
     r"""Codes of the rows of X for the dictionary D.
 
-    Minimises :math:`\tfrac12\|x - sD\|^2 + \alpha\|s\|_1`, or without the penalty
-    :math:`\tfrac12\|x - sD\|^2` over codes with at most ``n_nonzero_coefs`` entries.
+    Minimises :math:`\tfrac12\|x - sD\|^2 + \sum_j \alpha w_j|s_j| + \tfrac{\rho}{2}\|s\|^2`,
+    or without penalties :math:`\tfrac12\|x - sD\|^2` over codes with at most
+    ``n_nonzero_coefs`` entries.
 
     Parameters
     ----------
@@ -91,6 +125,12 @@ def solve(
         Where to start; None: at zero.
     max_iter : int
     tol : float or None
+    weights : Tensor of shape (n_components,) or None
+        w, above zero, for solvers of the lasso; None: ones.
+    ridge : float
+        ρ, at least zero, for solvers of the lasso.
+    debias : bool
+        Whether codes are refitted by least squares on the support that was found.
 
     Returns
     -------
@@ -101,8 +141,11 @@ def solve(
     problem: KSparse | Lasso
     if chosen.solves == "k-sparse":
         assert n_nonzero_coefs is not None, "k-sparse solvers need n_nonzero_coefs"
+        assert weights is None, "k-sparse solvers have no penalty to weigh"
+        assert ridge == 0, "k-sparse solvers have no ridge"
         problem = KSparse(X, D, positive, k=min(n_nonzero_coefs, *D.shape))
     else:
         assert alpha is not None, "solvers of the lasso need alpha"
-        problem = Lasso(X, D, positive, alpha=alpha)
-    return chosen.run(problem, start, max_iter=max_iter, tol=tol)
+        problem = Lasso(X, D, positive, alpha=alpha, weights=weights, ridge=ridge)
+    solution = chosen.run(problem, start, max_iter=max_iter, tol=tol)
+    return debiased(problem, solution) if debias else solution

@@ -29,7 +29,7 @@ def adam(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> 
     Parameters
     ----------
     problem : Lasso
-        Rows (n, n_features), dictionary (n_components, n_features), alpha.
+        Rows (n, n_features), dictionary (n_components, n_features), alpha, weights, ridge.
     codes : Tensor of shape (n, n_components)
         Where to start; entries below e⁻¹⁰ start there, as the logarithm of zero
         has no gradient. Not written to.
@@ -53,7 +53,7 @@ def adam(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> 
     mean, square = v.new_zeros(v.shape), v.new_zeros(v.shape)
     for iteration in range(1, max_iter + 1):
         s = v.exp()
-        gradient = factor * s * (problem.gradient(s) + problem.alpha)
+        gradient = factor * s * (problem.gradient(s) + problem.penalty)
         mean.lerp_(gradient, 1 - BETA1)
         square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         spread = (square / (1 - BETA2**iteration)).sqrt_().add_(EPS)

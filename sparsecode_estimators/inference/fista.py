@@ -12,7 +12,7 @@ CHECK_EVERY = 10
 
 
 def fista(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> Solution:
-    r"""Minimise :math:`\tfrac12\|x - sD\|^2 + \alpha\|s\|_1` for every row x.
+    r"""Minimise the objective of :class:`Lasso` for every row x.
 
     Beck & Teboulle (2009), eq. 4.1–4.3, with the gradient restart of O'Donoghue &
     Candès (2015). A row that reaches ``tol`` leaves the batch, so no row's answer
@@ -21,7 +21,7 @@ def fista(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) ->
     Parameters
     ----------
     problem : Lasso
-        Rows (n, n_features), dictionary (n_components, n_features), alpha.
+        Rows (n, n_features), dictionary (n_components, n_features), alpha, weights, ridge.
     codes : Tensor of shape (n, n_components)
         Where to start; not written to.
     max_iter : int

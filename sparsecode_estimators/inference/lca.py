@@ -11,17 +11,18 @@ from .solution import LassoProgress, Solution
 
 
 def lca(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> Solution:
-    r"""Minimise :math:`\tfrac12\|x - sD\|^2 + \alpha\|s\|_1` for every row x.
+    r"""Minimise the objective of :class:`Lasso` for every row x.
 
     Rozell et al. (2008), eq. 2.3: membrane potentials u with
     :math:`\tau \dot u = xD^T - u - s(DD^T - I)`, codes :math:`s = T_\alpha(u)`
     (soft threshold), by Euler steps of length ``τ/lipschitz``. A fixed point has
-    :math:`u - s = (x - sD)D^T`, which is the optimality condition of the lasso.
+    :math:`u - s = (x - sD)D^T`, which is the optimality condition of the lasso. Weights
+    give each neuron its own threshold; a ridge is a leak :math:`-\rho s` more.
 
     Parameters
     ----------
     problem : Lasso
-        Rows (n, n_features), dictionary (n_components, n_features), alpha.
+        Rows (n, n_features), dictionary (n_components, n_features), alpha, weights, ridge.
     codes : Tensor of shape (n, n_components)
         Where to start; not written to.
     max_iter : int
@@ -32,7 +33,7 @@ def lca(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> S
     progress = LassoProgress(problem, codes, tol)
     rows = progress.open_rows()
     s = codes[rows]
-    u = s + problem.alpha * s.sign()
+    u = s + problem.penalty * s.sign()
     for iteration in range(1, max_iter + 1):
         if not len(rows):
             break

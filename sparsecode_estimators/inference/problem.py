@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 
-def alpha_max(X: Tensor, D: Tensor, *, positive: bool) -> Tensor:
+def alpha_max(X: Tensor, D: Tensor, *, positive: bool, weights: Tensor | None = None) -> Tensor:
     r"""Smallest alpha at which a row's code is all zeros, shape (n,).
 
-    :math:`\alpha_{\max}(x) = \max_j |d_j \cdot x|`, without the absolute
-    value (but never below 0) when codes must not be negative.
+    :math:`\alpha_{\max}(x) = \max_j |d_j \cdot x| / w_j`, without the absolute
+    value (but never below 0) when codes must not be negative. A ridge does not
+    change it: its gradient is zero at zero.
     """
-    return _largest(X @ D.T, positive=positive)
+    correlations = X @ D.T
+    return _largest(correlations if weights is None else correlations / weights, positive=positive)
 
 
 def _largest(correlations: Tensor, *, positive: bool) -> Tensor:
@@ -68,53 +70,99 @@ class KSparse(Problem):
 
 @dataclass
 class Lasso(Problem):
-    r"""Minimise :math:`P(s) = \tfrac12\|x - sD\|^2 + \alpha\|s\|_1` for every row x."""
+    r"""The lasso, with a weight for each atom and a ridge (the elastic net).
+
+    Minimise, for every row x,
+
+    .. math:: P(s) = \tfrac12\|x - sD\|^2 + \sum_j \alpha w_j |s_j|
+              + \tfrac{\rho}{2}\|s\|^2.
+
+    Parameters
+    ----------
+    alpha : float
+    weights : Tensor of shape (n_components,) or None
+        w, all above zero; None: ones. A free atom (a weight of zero) would make every
+        certificate vacuous, since no multiple of a residual is feasible in the dual.
+    ridge : float
+        ρ, at least zero.
+
+    References
+    ----------
+    Tibshirani (1996); Zou (2006), weights; Zou & Hastie (2005), the ridge: the problem is
+    the lasso of ``(x, 0)`` with the atoms ``(d_j, √ρ e_j)``.
+    """
 
     alpha: float = 0.0
+    weights: Tensor | None = None
+    ridge: float = 0.0
+
+    @cached_property
+    def penalty(self) -> Tensor:
+        """What a unit of each code costs, ``alpha·weights``, shape (n_components,)."""
+        ones = self.D.new_ones(self.D.shape[0])
+        return self.alpha * (ones if self.weights is None else self.weights)
 
     def objective(self, codes: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """``P(s)``, shape (n,)."""
-        return self.residual_energy(codes, rows) + self.alpha * codes.abs().sum(1)
+        squares = 0.5 * self.ridge * codes.square().sum(1)
+        return self.residual_energy(codes, rows) + codes.abs() @ self.penalty + squares
 
     def gradient(self, codes: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Gradient of the smooth part, ``−(x − sD)Dᵀ``, shape (n, n_components)."""
-        return -self.residual(codes, rows) @ self.D.T
+        """Gradient of the smooth part, ``−(x − sD)Dᵀ + ridge·s``, shape (n, n_components)."""
+        gradient = -self.residual(codes, rows) @ self.D.T
+        return gradient.add_(codes, alpha=self.ridge) if self.ridge else gradient
 
     def prox(self, codes: Tensor, step: float) -> Tensor:
-        """Soft threshold at ``step·alpha``, one-sided for positive codes."""
-        threshold = step * self.alpha
+        """Soft threshold at ``step·penalty``, one-sided for positive codes."""
+        threshold = step * self.penalty
         if self.positive:
             return (codes - threshold).clamp_(min=0)
         return codes - codes.clamp(-threshold, threshold)
 
     @cached_property
     def lipschitz(self) -> float:
-        """Largest eigenvalue of ``DDᵀ``: the step ``1/lipschitz`` never overshoots."""
+        """Largest eigenvalue of ``DDᵀ + ridge·I``: the step ``1/lipschitz`` never overshoots."""
         short = self.D if self.D.shape[0] <= self.D.shape[1] else self.D.T
-        largest = torch.linalg.eigvalsh((short @ short.T).double())[-1].item()
+        largest = torch.linalg.eigvalsh((short @ short.T).double())[-1].item() + self.ridge
         return largest * (1 + 1e-6)  # a hair above, for the rounding of the products
 
     def duality_gap(self, codes: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         r"""How far ``P(s)`` can at most be above its minimum, shape (n,).
 
-        With the residual r = x − sD, every θ = c·r with
-        :math:`\max_j |d_j\cdot\theta| \le \alpha` is feasible in the dual
+        With the residual r of the lasso of ``(x, 0)`` and ``(d_j, √ρ e_j)``, which is
+        ``(x − sD, −√ρ s)``, every θ = c·r with
+        :math:`|d_j\cdot\theta| \le \alpha w_j` for all j is feasible in the dual
         (one-sided for positive codes), and
 
         .. math:: P(s) - \mathrm{dual}(\theta) = \tfrac12\|r-\theta\|^2
-                  + \sum_j \bigl(\alpha|s_j| - s_j\, d_j\cdot\theta\bigr).
+                  + \sum_j \bigl(\alpha w_j|s_j| - s_j\, d_j\cdot\theta\bigr).
 
         Every term on the right is non-negative, so the gap keeps its meaning
         in float32 where the difference of two objectives would not. The best
-        feasible c is used.
+        feasible c is used. With a ridge there is a second bound, which is the better
+        one where the ridge is what matters, and the smaller of both is returned.
         """
         r = self.residual(codes, rows)
-        correlations = r @ self.D.T
-        energy = r.square().sum(1)
+        products = r @ self.D.T
+        correlations = products - self.ridge * codes if self.ridge else products
+        energy = r.square().sum(1) + self.ridge * codes.square().sum(1)
         agreement = (codes * correlations).sum(1)
-        largest = _largest(correlations, positive=self.positive)
+        weighted = correlations if self.weights is None else correlations / self.weights
+        largest = _largest(weighted, positive=self.positive)
         # 0/0 is a zero residual, or a row that no atom points along: any c is feasible.
         best = torch.where(energy > 0, 1 + agreement / energy, 1.0).clamp(min=0)
         c = torch.minimum(best, (self.alpha / largest).nan_to_num(torch.inf, torch.inf))
-        slack = self.alpha * codes.abs().sum(1) - c * agreement
-        return 0.5 * (1 - c).square() * energy + slack.clamp(min=0)
+        slack = codes.abs() @ self.penalty - c * agreement
+        gap = 0.5 * (1 - c).square() * energy + slack.clamp(min=0)
+        return torch.minimum(gap, self._ridge_gap(codes, products)) if self.ridge else gap
+
+    def _ridge_gap(self, codes: Tensor, products: Tensor) -> Tensor:
+        r"""The bound whose dual variable is x − sD itself, feasible for every ridge > 0.
+
+        With :math:`u_j = d_j\cdot(x - sD)` and its soft threshold :math:`v_j`, it is
+        :math:`\sum_j (v_j - \rho s_j)^2/(2\rho) + \alpha w_j|s_j| - s_j(u_j - v_j)`: the
+        slack of the inequality of Fenchel and Young for each code.
+        """
+        kept = self.prox(products, 1.0)
+        slack = codes.abs() * self.penalty - codes * (products - kept)
+        return (0.5 / self.ridge * (kept - self.ridge * codes).square() + slack.clamp(min=0)).sum(1)

@@ -148,8 +148,10 @@ class LassoProgress:
         indices, valid = top_support(codes[trial], k)
         values = codes[trial].gather(1, indices)
         for _ in range(NEWTON_STEPS):
-            shift = problem.alpha * values.sign()
-            target = minimise_on_support(problem, rows[trial], indices, values, valid, shift)
+            shift = problem.penalty[indices] * values.sign()
+            target = minimise_on_support(
+                problem, rows[trial], indices, values, valid, shift, problem.ridge
+            )
             values = towards(values, target)
             valid = values != 0
         candidate = torch.zeros_like(codes[trial]).scatter_(1, indices, values)

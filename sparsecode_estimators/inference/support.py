@@ -8,13 +8,24 @@ from torch import Tensor
 from .problem import Problem
 
 # Gathered atoms take n·k·n_features numbers; rows are cut so that they fit a cache.
-_GATHER_LIMIT = 2**22
+GATHER_LIMIT = 2**22
 
 
 def top_support(codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Indices of the ``k`` largest codes of each row and which of them are not zero."""
     magnitude, indices = codes.abs().topk(k, dim=1)
     return indices, magnitude > 0
+
+
+def largest_entries(codes: Tensor, k: int) -> Tensor:
+    """A copy of ``codes`` with all but the ``k`` largest of each row set to zero."""
+    indices = codes.abs().topk(k, dim=1).indices
+    return torch.zeros_like(codes).scatter_(1, indices, codes.gather(1, indices))
+
+
+def rounding_floor(problem: Problem, rows: Tensor) -> Tensor:
+    """Below this a residual's product with a unit atom is rounding, shape (n,)."""
+    return 10 * torch.finfo(problem.X.dtype).eps * problem.X[rows].norm(dim=1)
 
 
 def minimise_on_support(
@@ -24,11 +35,13 @@ def minimise_on_support(
     values: Tensor,
     valid: Tensor,
     shift: Tensor | float = 0.0,
+    ridge: float = 0.0,
 ) -> Tensor:
-    r"""Minimise :math:`\tfrac12\|x - uA\|^2 + u\cdot\text{shift}` over the atoms A of each row.
+    r"""Least squares over the atoms A of each row, with a linear term and a ridge.
 
-    One Newton step from ``values``,
-    :math:`u \leftarrow u + \bigl((x - uA)A^T - \text{shift}\bigr)(AA^T + \varepsilon I)^{-1}`.
+    Minimises :math:`\tfrac12\|x - uA\|^2 + u\cdot\text{shift} + \tfrac{\rho}{2}\|u\|^2` by one
+    Newton step from ``values``, :math:`u \leftarrow u + \bigl((x - uA)A^T - \text{shift}
+    - \rho u\bigr)(AA^T + (\rho + \varepsilon) I)^{-1}`.
     The damping ε is tiny: it changes nothing where the atoms are independent, and where
     they are not it makes the step a descent direction along which some code vanishes.
 
@@ -41,6 +54,8 @@ def minimise_on_support(
         Atoms of each row and their codes; where ``valid`` is false the place is padding.
     shift : Tensor of shape (n, k) or float
         Linear term, ``alpha·sign(s)`` for the lasso.
+    ridge : float
+        ρ, weight of ``½‖u‖²``.
 
     Returns
     -------
@@ -49,18 +64,22 @@ def minimise_on_support(
     """
     n, k = indices.shape
     shift = torch.as_tensor(shift, dtype=values.dtype, device=values.device).expand(n, k)
-    size = max(1, _GATHER_LIMIT // max(1, k * problem.D.shape[1]))
+    size = max(1, GATHER_LIMIT // max(1, k * problem.D.shape[1]))
     parts = zip(*(t.split(size) for t in (rows, indices, values, valid, shift)), strict=True)
-    return torch.cat([_newton(problem.X[r], problem.D[i], u, v, s) for r, i, u, v, s in parts])
+    return torch.cat(
+        [_newton(problem.X[r], problem.D[i], u, v, s, ridge) for r, i, u, v, s in parts]
+    )
 
 
-def _newton(X: Tensor, atoms: Tensor, values: Tensor, valid: Tensor, shift: Tensor) -> Tensor:
+def _newton(
+    X: Tensor, atoms: Tensor, values: Tensor, valid: Tensor, shift: Tensor, ridge: float
+) -> Tensor:
     atoms = atoms * valid.unsqueeze(2)
     gram = atoms @ atoms.mT
     size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny)
-    damping = torch.where(valid, torch.finfo(X.dtype).eps ** 0.7 * size, size)
+    damping = torch.where(valid, torch.finfo(X.dtype).eps ** 0.7 * size + ridge, size)
     residual = X - (values.unsqueeze(1) @ atoms).squeeze(1)
-    descent = (atoms @ residual.unsqueeze(2)).squeeze(2) - shift * valid
+    descent = (atoms @ residual.unsqueeze(2)).squeeze(2) - (shift + ridge * values) * valid
     factor, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))
     return values + torch.cholesky_solve(descent.unsqueeze(2), factor).squeeze(2)
 
