@@ -34,7 +34,7 @@ test-slow: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[activations,plot,test,docs]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[fast,activations,plot,test,docs]"
 	touch $(STAMP)
 
 clean:

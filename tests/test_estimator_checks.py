@@ -76,6 +76,12 @@ def coders():
     yield SparseCodingEncoder(6, sparse_output=True, **LEARN)
     yield SparseCodingEncoder(6, n_nonzero_coefs=3, **LEARN)
     yield SparseCodingEncoder(6, positive_code=False, fit_intercept=True, **LEARN)
+    for rule in ("mod", "ksvd"):
+        yield SparseCodingEncoder(6, dict_update=rule, **LEARN)
+    yield SparseCodingEncoder(6, batch_size=8, **LEARN)
+    yield SparseCodingEncoder(6, batch_size=8, dict_update="mod", fit_intercept=True, **LEARN)
+    yield SparseCodingEncoder(6, positive_dict=True, **LEARN)
+    yield SparseCodingEncoder(6, positive_dict=True, batch_size=8, **LEARN)
     for solver, row in SOLVERS.items():
         k = 2 if row.solves == "k-sparse" else None
         yield SparseCodingEncoder(solver=solver, n_nonzero_coefs=k, transform_max_iter=50, **KNOWN)

@@ -127,7 +127,7 @@ def test_debias_is_least_squares_on_the_support(solver, positive):
 def test_debias_never_raises_the_residual(problem):
     found = sparse_encode(*problem[:2], **problem.options, return_info=True)[1]
     codes, info = sparse_encode(*problem[:2], **problem.options, debias=True, return_info=True)
-    assert (info.residual <= found.residual).all()
+    assert (info.residual <= found.residual * (1 + 1e-12)).all()  # rounding
     if problem.positive:
         assert (codes >= 0).all()
 

@@ -11,7 +11,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from ..inference import SOLVERS, Solution, choose, solve
+from ..inference import SOLVERS, Solution, solve
 
 
 class EncodeInfo(NamedTuple):
@@ -131,7 +131,7 @@ class Coder:
             self.D,
             alpha=self.alpha,
             n_nonzero_coefs=self.k,
-            solver=choose(self.solver, k_sparse=self.k is not None, warm=start is not None),
+            solver=self.solver,
             positive=self.positive,
             codes=start,
             max_iter=self.max_iter,

@@ -5,19 +5,17 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ..inference import SOLVERS
-from ..learning.dictionary import initial_dictionary, learn_dictionary
-from .arrays import Rows, optional_tensor, read_rows, to_array, to_tensor
-from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, auto_alpha, make_generator
-from .coding import Coder, check_solver
-from .validation import Interval, StrOptions, _fit_context, given_dictionary, given_weights
+from ..learning.atoms import ATOM_UPDATES
+from .arrays import Rows, optional_tensor, to_tensor
+from .coding import Coder
+from .learned import DictionaryLearner
+from .validation import Interval, StrOptions
 
 
-class SparseCodingEncoder(BaseSparseCoder):
+class SparseCodingEncoder(DictionaryLearner):
     r"""Codes that minimise the objective, with a certificate, and the dictionary for them.
 
     .. math:: \tfrac12\|x - b - sD\|^2 + \alpha\sum_j w_j|s_j| + \tfrac{\rho}{2}\|s\|^2
@@ -29,7 +27,8 @@ class SparseCodingEncoder(BaseSparseCoder):
     With ``dictionary`` given, ``fit`` only sets ``alpha``. Otherwise the dictionary is
     learned: codes and unit-norm atoms in alternation, alpha annealed from large to its
     value, dead and duplicate atoms replaced, ``n_init`` restarts of which the lowest
-    training objective wins.
+    training objective wins. ``batch_size`` and ``partial_fit`` learn it from batches, in
+    memory that does not grow with the number of rows.
 
     Parameters
     ----------
@@ -51,16 +50,33 @@ class SparseCodingEncoder(BaseSparseCoder):
         Known dictionary, used as it is: give its atoms unit norm. A callable gets
         ``(n_components, n_features)`` and returns the array, for bases known by formula.
     dict_init : array-like of shape (n_components, n_features) or None, default=None
-        Where the first restart begins; the others begin at random rows.
+        Where the first restart begins, for example ``components_`` of an SAE, scaled to
+        unit norm; the others begin at random rows. With ``n_init=1`` it is the only one.
+    dict_update : {"bcd", "mod", "ksvd"}, default="bcd"
+        How atoms follow the codes. "bcd": one after the other to its minimiser. "mod": all
+        at once by least squares, then scaled. "ksvd": approximate K-SVD, each atom together
+        with the codes that use it; not with ``batch_size`` or ``partial_fit``.
     positive_code : bool, default=True
         Whether codes must not be negative.
+    positive_dict : bool, default=False
+        Whether learned atoms must not be negative. With positive codes this is non-negative
+        matrix factorisation with a penalty.
     fit_intercept : bool, default=False
         Whether to learn the offset b. Without it ``b = 0``.
     n_init : int >= 1, default=10
         Restarts of dictionary learning. The worse half is given up after 30 % and 60 % of
         the rounds.
     max_iter : int >= 1, default=300
-        Rounds of dictionary learning.
+        Rounds of dictionary learning; with ``batch_size`` most passes over X. They end when
+        alpha has arrived, after 300 batches, and a pass lowers the objective by less than a
+        thousandth.
+    batch_size : int >= 1 or None, default=None
+        None: ``fit`` keeps the codes of all rows and updates the atoms once a round, and
+        ``partial_fit`` takes its chunk as one batch. Else the rows are read in batches of
+        this size, and the atoms are updated after each.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the last one: from its dictionary alone, with alpha at
+        its value and no restarts.
     transform_max_iter : int >= 1, default=2000
         Most iterations of the solver for a row.
     tol : float > 0 or None, default=1e-6
@@ -99,11 +115,16 @@ class SparseCodingEncoder(BaseSparseCoder):
     weights_ : ndarray of shape (n_components_,) or None
         The weights in use.
     loss_ : float
-        Objective on the training rows, mean over rows; NaN with a known dictionary.
+        Objective on the training rows, mean over rows; NaN with a known dictionary. After
+        ``partial_fit`` the running mean over the rows it was given, each at the dictionary
+        before it was learned from.
     loss_curve_ : list of float
-        The best restart's objective after each stage.
+        The best restart's objective after each stage, or, as a running mean, after each
+        pass or call of ``partial_fit``.
     n_iter_ : int
-        Rounds run; 1 with a known dictionary.
+        Rounds, passes or calls of ``partial_fit`` run; 1 with a known dictionary.
+    n_steps_ : int
+        Updates of the atoms.
     device_ : str
         Where ``fit`` ran.
     n_features_in_ : int
@@ -121,12 +142,21 @@ class SparseCodingEncoder(BaseSparseCoder):
 
     Notes
     -----
-    Learning keeps the codes of all rows, n_samples × n_components numbers.
+    Learning from all rows at once keeps their codes, n_samples × n_components numbers for
+    each restart. Learning from batches keeps the moments :math:`\sum_i w_i s_i^\top s_i` and
+    :math:`\sum_i w_i s_i^\top x_i`, n_components × (n_components + n_features) numbers for
+    each restart, whatever n_samples is. A row that was seen when there were t weighs
+    :math:`w = (t/T)^2` when there are T; ``fit`` counts t back by one pass at most. All restarts
+    see every batch; they are compared by the objective of rows at the dictionary before it
+    was learned from them, after 90, 180 and 300 batches, and then one is left.
 
     References
     ----------
     Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse
-    coding"; O'Neill, Gumran & Klindt (2025), arXiv 2411.13117, section 4.
+    coding"; Engan, Aase & Husøy (1999), "Method of optimal directions for frame design";
+    Aharon, Elad & Bruckstein (2006), "K-SVD"; Rubinstein, Zibulevsky & Elad (2008),
+    "Efficient implementation of the K-SVD algorithm using batch orthogonal matching
+    pursuit"; O'Neill, Gumran & Klindt (2025), arXiv 2411.13117, section 4.
 
     Examples
     --------
@@ -147,10 +177,14 @@ class SparseCodingEncoder(BaseSparseCoder):
         "solver": [StrOptions({"auto", *SOLVERS})],
         "dictionary": ["array-like", callable, None],
         "dict_init": ["array-like", None],
+        "dict_update": [StrOptions(set(ATOM_UPDATES))],
         "positive_code": ["boolean"],
+        "positive_dict": ["boolean"],
         "fit_intercept": ["boolean"],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "warm_start": ["boolean"],
         "transform_max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither"), None],
         "weights": ["array-like", None],
@@ -172,10 +206,14 @@ class SparseCodingEncoder(BaseSparseCoder):
         solver="auto",
         dictionary=None,
         dict_init=None,
+        dict_update="bcd",
         positive_code=True,
+        positive_dict=False,
         fit_intercept=False,
         n_init=10,
         max_iter=300,
+        batch_size=None,
+        warm_start=False,
         transform_max_iter=2000,
         tol=1e-6,
         weights=None,
@@ -193,10 +231,14 @@ class SparseCodingEncoder(BaseSparseCoder):
         self.solver = solver
         self.dictionary = dictionary
         self.dict_init = dict_init
+        self.dict_update = dict_update
         self.positive_code = positive_code
+        self.positive_dict = positive_dict
         self.fit_intercept = fit_intercept
         self.n_init = n_init
         self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.warm_start = warm_start
         self.transform_max_iter = transform_max_iter
         self.tol = tol
         self.weights = weights
@@ -207,98 +249,6 @@ class SparseCodingEncoder(BaseSparseCoder):
         self.device = device
         self.precision = precision
         self.verbose = verbose
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None) -> SparseCodingEncoder:
-        """Learn the dictionary, or take the given one.
-
-        Parameters
-        ----------
-        X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
-        y : ignored
-            Scorers may use it as the truth.
-
-        Returns
-        -------
-        self
-        """
-        check_solver(
-            self.solver,
-            k_sparse=self.n_nonzero_coefs is not None,
-            positive=self.positive_code,
-            weighted=self.weights is not None,
-            ridge=self.ridge,
-        )
-        if self.weights is not None and self.dictionary is None:
-            raise ValueError(
-                "weights are for atoms that are known, but dictionary=None asks for atoms to be "
-                "learned, which have no identity yet: give a dictionary, or leave weights=None."
-            )
-        rows = read_rows(self, X, reset=True, device=self.device)
-        known = given_dictionary("dictionary", self.dictionary, rows, self.n_components)
-        initial = given_dictionary("dict_init", self.dict_init, rows, self.n_components)
-        self.device_ = str(rows.device)
-        if known is not None:
-            self._take(known, rows)
-        else:
-            self._learn(initial, rows)
-        self.n_components_ = int(self.components_.shape[0])
-        return self
-
-    def _take(self, D: np.ndarray, rows: Rows) -> None:
-        x = rows.sample(SAMPLE_ROWS)
-        offset = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
-        atoms = to_tensor(D, rows)
-        self.weights_ = given_weights(self.weights, len(atoms))
-        self.alpha_ = self._alpha(x - offset, atoms, optional_tensor(self.weights_, rows))
-        self.components_, self.intercept_ = to_array(atoms, rows), to_array(offset, rows)
-        self.loss_, self.n_iter_ = float("nan"), 1
-        self.loss_curve_: list[float] = []
-
-    def _learn(self, initial: np.ndarray | None, rows: Rows) -> None:
-        work = rows.using(getattr(torch, self.precision))
-        generator = make_generator(self.random_state)
-        x = work.read(slice(0, len(work)))
-        mean = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
-        x = x - mean  # a far-away origin would hide what alpha is measured by
-        n_components = self.n_components or (
-            8 * rows.n_features if initial is None else len(initial)
-        )
-        start = (
-            initial_dictionary(x, n_components, generator)
-            if initial is None
-            else to_tensor(initial, work)
-        )
-        self.weights_ = None
-        self.alpha_ = self._alpha(x, start)
-        with torch.no_grad():
-            best, curve = learn_dictionary(
-                x,
-                start,
-                alpha=self.alpha_,
-                positive=self.positive_code,
-                learn_offset=self.fit_intercept,
-                n_init=self.n_init,
-                max_iter=self.max_iter,
-                generator=generator,
-                report=self._report,
-            )
-        self.components_, self.intercept_ = (
-            to_array(best.D, rows),
-            to_array(mean + best.offset, rows),
-        )
-        self.loss_, self.loss_curve_, self.n_iter_ = best.loss, curve, self.max_iter
-
-    def _alpha(self, x: Tensor, D: Tensor, weights: Tensor | None = None) -> float:
-        if self.alpha == "auto":
-            return auto_alpha(
-                x, D, SOLVER_ALPHA_FRACTION, positive=self.positive_code, weights=weights
-            )
-        return float(self.alpha)
-
-    def _report(self, iteration: int, loss: float) -> None:
-        if self.verbose:
-            print(f"round {iteration}/{self.max_iter}: objective {loss:.6g}")  # noqa: T201
 
     def _sparsity(self) -> int | None:
         return self.n_nonzero_coefs

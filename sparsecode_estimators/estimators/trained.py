@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ..learning.activations import Activation, make_activation
+from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
 from ..learning.dead import DeadLatents
-from ..learning.dictionary import initial_dictionary, least_squares_dictionary, unit
 from ..learning.encoders import SparseAutoencoder, initial_layers
 from ..learning.loop import AdamState, History, Settings, train, trained
 from .arrays import Rows, read_rows, read_targets, resolve_device, to_array, to_tensor

@@ -23,6 +23,7 @@ from .mp import mp
 from .ols import ols
 from .problem import KSparse, Lasso, alpha_max
 from .solution import Solution
+from .working_set import suits, working_set
 
 __all__ = [
     "SOLVERS",
@@ -66,6 +67,7 @@ class Solver:
 
 
 SOLVERS = {
+    "working_set": Solver(working_set, solves="lasso", finite=True),
     "fista": Solver(fista, solves="lasso"),
     "lca": Solver(lca, solves="lasso"),
     "homotopy": Solver(homotopy, solves="lasso", finite=True),
@@ -80,12 +82,18 @@ SOLVERS = {
 }
 
 
-def choose(solver: str, *, k_sparse: bool, warm: bool) -> str:
-    """Name of the solver that ``"auto"`` stands for; any other name is returned as it is."""
+def choose(
+    solver: str, X: Tensor, D: Tensor, *, k_sparse: bool, warm: bool, tol: float | None
+) -> str:
+    """Name of the solver that ``"auto"`` stands for; any other name is returned as it is.
+
+    For the lasso ``"working_set"`` where its compiled loops serve, ``"fista"`` elsewhere and
+    for a run of exactly ``max_iter`` steps (``tol=None``).
+    """
     if solver != "auto":
         return solver
     if not k_sparse:
-        return "fista"
+        return "working_set" if tol is not None and suits(X, D) else "fista"
     return "omp_replacement" if warm else "omp"
 
 
@@ -136,7 +144,10 @@ def solve(
     -------
     Solution
     """
-    chosen = SOLVERS[choose(solver, k_sparse=n_nonzero_coefs is not None, warm=codes is not None)]
+    name = choose(
+        solver, X, D, k_sparse=n_nonzero_coefs is not None, warm=codes is not None, tol=tol
+    )
+    chosen = SOLVERS[name]
     start = X.new_zeros(len(X), len(D)) if codes is None else codes
     problem: KSparse | Lasso
     if chosen.solves == "k-sparse":

@@ -47,6 +47,11 @@ class Problem:
         """Objective of the all-zero code, ``½‖x‖²``, shape (n,)."""
         return 0.5 * self.X.square().sum(1)
 
+    @cached_property
+    def gram(self) -> Tensor:
+        """``DDᵀ``, shape (n_components, n_components)."""
+        return self.D @ self.D.T
+
     @property
     def shape(self) -> tuple[int, int]:
         """Shape of the codes."""

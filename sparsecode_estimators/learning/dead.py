@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .atoms import disturbed, unit
 from .batches import Rows, sample
-from .dictionary import disturbed, unit
 from .encoders import SparseAutoencoder
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..inference import Lasso
 from .activations import Activation
-from .dictionary import unit
+from .atoms import unit
 from .encoders import SparseAutoencoder
 
 _BLOCK = 1024  # atoms that are compared with all others at once

@@ -1,0 +1,121 @@
+"""What the kernels mean, in torch, for any device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Answer(NamedTuple):
+    """Codes and how good they are, row by row.
+
+    Attributes
+    ----------
+    codes : Tensor of shape (n, n_components)
+    gap : Tensor of shape (n,)
+        Duality gap, in double precision.
+    energy : Tensor of shape (n,)
+        ``½‖x − sD‖²``.
+    n_iter : Tensor of shape (n,)
+        Atoms added.
+    """
+
+    codes: Tensor
+    gap: Tensor
+    energy: Tensor
+    n_iter: Tensor
+
+
+def working_set(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor,
+    penalty: Tensor,
+    *,
+    ridge: float,
+    positive: bool,
+    start: Tensor | None,
+    max_steps: int,
+) -> Answer:
+    """See :func:`sparsecode_estimators.kernels.working_set`; ``gram`` includes the ridge.
+
+    An active-set method, all rows at a time and in double precision: every row adds its
+    most violated atom, then goes to the minimiser on its active atoms, or as far as no code
+    changes its sign. ``start`` is not needed: the answer is the same from everywhere.
+    """
+    x, d, g, p = (t.double() for t in (X, D, gram, penalty))
+    q = x @ d.T
+    codes = torch.zeros_like(q)
+    n_iter = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    tol = 8 * torch.finfo(X.dtype).eps * q.abs().amax(1)
+    rows = torch.arange(len(x), device=x.device)
+    for _ in range(max_steps):
+        slope = q[rows] - codes[rows] @ g
+        gain = (slope if positive else slope.abs()) - p
+        gain = gain.masked_fill(codes[rows] != 0, -torch.inf)
+        best, atom = gain.max(1)
+        keep = best > tol[rows]
+        rows, slope, atom = rows[keep], slope[keep], atom[keep]
+        if not len(rows):
+            break
+        sign = codes[rows].sign()
+        entering = slope.gather(1, atom[:, None]).sign()
+        sign.scatter_(1, atom[:, None], entering)
+        codes[rows] = _settle(codes[rows], sign, q[rows], g, p)
+        n_iter[rows] += 1
+    codes = codes.to(X.dtype)
+    gap, energy = _gap(x, d, codes.double(), p, ridge, positive)
+    return Answer(codes, gap, energy, n_iter)
+
+
+def _settle(codes: Tensor, sign: Tensor, q: Tensor, gram: Tensor, penalty: Tensor) -> Tensor:
+    """Newton steps on the active atoms, those with a sign, as far as no code changes its own."""
+    todo = torch.arange(len(codes), device=codes.device)
+    while len(todo):
+        u, s = codes[todo], sign[todo]
+        on = (s != 0).to(u)
+        k = int(on.sum(1).max())
+        valid, places = on.topk(k, dim=1)
+        target = u + _newton(u, s, q[todo], gram, penalty, places, valid)
+        blocked = (s != 0) & (target * s <= 0)
+        ratio = torch.where(blocked, u / (u - target), torch.inf)
+        share = ratio.amin(1, keepdim=True).clamp(max=1)
+        out = blocked & (ratio <= share)
+        codes[todo] = torch.where(out | (s == 0), 0.0, u + share * (target - u))
+        sign[todo] = torch.where(out, 0.0, s)
+        todo = todo[out.any(1)]
+    return codes
+
+
+def _newton(
+    u: Tensor, sign: Tensor, q: Tensor, gram: Tensor, penalty: Tensor, places: Tensor, valid: Tensor
+) -> Tensor:
+    """Step to the minimiser on the active atoms; a hair of damping where they are dependent.
+
+    The damping makes the step a descent along which some code vanishes.
+    """
+    wanted = (q - u @ gram - penalty * sign).gather(1, places) * valid
+    block = gram[places[:, :, None], places[:, None, :]] * valid[:, :, None] * valid[:, None, :]
+    size = block.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+    damping = torch.where(valid > 0, torch.finfo(u.dtype).eps ** 0.7 * size, 1.0)
+    factor, _ = torch.linalg.cholesky_ex(block + torch.diag_embed(damping))
+    step = torch.cholesky_solve(wanted[:, :, None], factor).squeeze(2)
+    return torch.zeros_like(u).scatter_(1, places, step * valid)
+
+
+def _gap(
+    x: Tensor, d: Tensor, codes: Tensor, penalty: Tensor, ridge: float, positive: bool
+) -> tuple[Tensor, Tensor]:
+    """Duality gap (see ``Lasso.duality_gap``) and ``½‖x − sD‖²``."""
+    r = x - codes @ d
+    products = r @ d.T - ridge * codes
+    energy = r.square().sum(1)
+    whole = energy + ridge * codes.square().sum(1)
+    agreement = (codes * products).sum(1)
+    largest = ((products if positive else products.abs()).clamp(min=0) / penalty).nan_to_num(0.0)
+    c = torch.where(whole > 0, 1 + agreement / whole, 1.0).clamp(min=0)
+    c = torch.minimum(c, 1 / largest.amax(1))
+    slack = (codes.abs() @ penalty - c * agreement).clamp(min=0)
+    return 0.5 * (1 - c).square() * whole + slack, 0.5 * energy
