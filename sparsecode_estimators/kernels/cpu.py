@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cpu_lanes import DEPTH, lanes
+from .cpu_working_set import SPARE as FEW
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
 
@@ -37,11 +39,15 @@ def working_set(
     )
     eps = torch.finfo(X.dtype).eps
 
+    most = n_components if ridge > 0 else min(D.shape)
+    depth = min(most, max_steps, DEPTH)
+    side_by_side = n_components <= FEW and not warm
+
     def solve(chunk: np.ndarray) -> None:
-        _working_set(
-            chunk, rows, atoms, products, correlations, prices, float(ridge), positive, eps,
-            max_steps, warm, out, gap, energy, n_iter,
-        )  # fmt: skip
+        given = (rows, atoms, products, correlations, prices, float(ridge), positive, eps)
+        if side_by_side:
+            chunk = lanes(chunk, *given, depth, out, gap, energy, n_iter)
+        _working_set(chunk, *given, max_steps, warm, out, gap, energy, n_iter)
 
     _in_chunks(solve, n, max(1, CHUNK // n_components))
     return Answer(codes, *(torch.from_numpy(a) for a in (gap, energy, n_iter)))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_jit import compiled
+from .cpu_jit import part
 
 IDLE, ACTIVE, USELESS = 0, 1, 2
 
@@ -48,7 +48,7 @@ class Face(NamedTuple):
     step: np.ndarray
 
 
-@compiled
+@part
 def new_face(gram, size):
     """Room for ``size − 1`` active atoms among the candidates of ``gram``."""
     cap = gram.shape[0]
@@ -67,7 +67,7 @@ def new_face(gram, size):
     )
 
 
-@compiled
+@part
 def _project(face, k, e):
     """Coefficients of candidate ``e`` on the active atoms; what is left of its length."""
     gram, inverse, column, active = face.gram, face.inverse, face.column, face.active
@@ -85,7 +85,7 @@ def _project(face, k, e):
     return left
 
 
-@compiled
+@part
 def _border(face, k, e, left):
     """Inverse with one more active atom, whose projection is in ``face.column``."""
     inverse, column = face.inverse, face.column
@@ -100,7 +100,7 @@ def _border(face, k, e, left):
     face.active[k] = e
 
 
-@compiled
+@part
 def _drop(face, k, which):
     """Take the active atom number ``which`` out; the last one takes its number."""
     inverse, active = face.inverse, face.active
@@ -122,7 +122,7 @@ def _drop(face, k, which):
     return last
 
 
-@compiled
+@part
 def _blocked(face, k, limit):
     """How much of ``face.step`` can be taken before a code reaches zero, and whose."""
     step, sign, code, active = face.step, face.sign, face.code, face.active
@@ -136,7 +136,7 @@ def _blocked(face, k, limit):
     return share, who
 
 
-@compiled
+@part
 def _move(face, p, k, share):
     """Take a share of ``face.step``, and keep the slopes up to date."""
     gram, slope, code = face.gram, face.slope, face.code
@@ -149,7 +149,7 @@ def _move(face, p, k, share):
             slope[j] -= length * gram[place, j]
 
 
-@compiled
+@part
 def settle(face, p, k, newest):
     """Newton steps on the active set, each as far as no code changes its sign.
 
@@ -183,7 +183,7 @@ def settle(face, p, k, newest):
     return k
 
 
-@compiled
+@part
 def _exchange(face, p, k, e, sign):
     """Let ``e``, which the active atoms span, take the place of the first that blocks it."""
     gram, slope = face.gram, face.slope
@@ -200,7 +200,7 @@ def _exchange(face, p, k, e, sign):
     return _drop(face, k, who), True
 
 
-@compiled
+@part
 def most_violated(face, p, positive, tol):
     """Idle candidate that gains most from leaving zero, or -1."""
     slope, penalty, state = face.slope, face.penalty, face.state
@@ -212,7 +212,7 @@ def most_violated(face, p, positive, tol):
     return e
 
 
-@compiled
+@part
 def enlist(face, p, k, positive, tol, independent):
     """Make all violated candidates active at once, then settle.
 
@@ -232,7 +232,7 @@ def enlist(face, p, k, positive, tol, independent):
     return settle(face, p, k, -1), k - before
 
 
-@compiled
+@part
 def descend(face, p, k, positive, tol, independent, max_steps):
     """Add the most violated candidate and settle, until none is violated by ``tol``.
 
@@ -256,10 +256,8 @@ def descend(face, p, k, positive, tol, independent, max_steps):
         sign = face.slope.dtype.type(1 if face.slope[e] > 0 else -1)
         while True:
             left = _project(face, k, e)
-            if left > independent * face.gram[e, e]:
-                if k + 1 == face.active.shape[0]:
-                    face.state[e] = USELESS
-                    break
+            # a full set spans everything, whatever rounding leaves of a length
+            if left > independent * face.gram[e, e] and k + 1 < face.active.shape[0]:
                 _border(face, k, e, left)
                 face.state[e] = ACTIVE
                 face.sign[e] = np.int8(sign)

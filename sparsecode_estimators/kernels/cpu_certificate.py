@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from .cpu_jit import compiled
+import numpy as np
+
+from .cpu_jit import part
 
 NEAR = 1e-3  # relative distance to the bound within which a slope is computed exactly
 
 
-@compiled
-def subtract(r, value, atom):
-    """``r −= value·atom``, in double precision."""
+@part
+def subtract(r, value, D, j):
+    """``r −= value·d_j``, in double precision."""
     for m in range(r.shape[0]):
-        r[m] -= value * atom[m]
+        r[m] -= value * D[j, m]
 
 
-@compiled
-def dot(r, atom):
-    """``r·atom``, in double precision."""
+@part
+def dot(r, D, j):
+    """``r·d_j``, in double precision."""
     total = 0.0
     for m in range(r.shape[0]):
-        total += r[m] * atom[m]
+        total += r[m] * D[j, m]
     return total
 
 
-@compiled
+@part
+def square(r):
+    """``‖r‖²``."""
+    total = 0.0
+    for m in range(r.shape[0]):
+        total += r[m] * r[m]
+    return total
+
+
+@part
 def gap_of(energy, agreement, length, ratio):
     r"""Duality gap of codes s whose residual r, with the ridge, has this energy.
 
@@ -51,7 +62,7 @@ def gap_of(energy, agreement, length, ratio):
     return 0.5 * (1.0 - c) ** 2 * max(energy, 0.0) + max(0.0, length - c * agreement)
 
 
-@compiled
+@part
 def worst_ratio(r, D, slope, penalty, positive):
     """Largest ``d_j·r/p_j`` that counts: exact where the rounded slopes come near 1.
 
@@ -61,6 +72,50 @@ def worst_ratio(r, D, slope, penalty, positive):
     for j in range(slope.shape[0]):
         value = slope[j] if positive else abs(slope[j])
         if value > near * penalty[j]:
-            true = dot(r, D[j])
+            true = dot(r, D, j)
             worst = max(worst, (true if positive else abs(true)) / penalty[j])
     return worst
+
+
+@part
+def conclude(
+    atoms, exact, products, k, energy, r, D, gram, step, slope, penalty, positive, ridge, codes, row
+):
+    """Write the codes of a row after its last step; its gap and the energy of its residual.
+
+    Parameters
+    ----------
+    atoms : int array of shape (k,)
+        Active atoms.
+    exact, products, step : arrays of shape (k,)
+        Codes before the step and ``d_j·r − ridge·s_j`` there, and the step. It is so short
+        that its own effect on the products is exact enough in the precision of ``gram``,
+        ``DDᵀ + ridge·I``.
+    energy : float
+        ``‖r‖²`` before the step.
+    r : float64 array of shape (n_features,)
+        Residual before the step.
+    slope : array of shape (n_components,)
+        ``d_j·r`` of all atoms, after the step and rounded; those of active atoms are lost.
+    codes : array of shape (n, n_components)
+        Its row number ``row``, zeros, is written to.
+    """
+    agreement, length, squares, ratio = 0.0, 0.0, 0.0, 0.0
+    for i in range(k):
+        change = 0.0
+        for j in range(k):
+            change += gram[atoms[i], atoms[j]] * step[j]
+        # ‖r − δA‖² = ‖r‖² − δ·(2 Ar − δAAᵀ), and the ridge is in both products
+        energy -= step[i] * (2 * products[i] - change + ridge * (2 * exact[i] + step[i]))
+        code, size = exact[i] + step[i], np.float64(penalty[atoms[i]])
+        product = products[i] - change
+        codes[row, atoms[i]] = code
+        slope[atoms[i]] = 0
+        rounded = np.float64(codes[row, atoms[i]])
+        agreement += rounded * product
+        length += size * abs(rounded)
+        squares += code * code
+        if size > 0:
+            ratio = max(ratio, (product if code > 0 else -product) / size)
+    ratio = max(ratio, worst_ratio(r, D, slope, penalty, positive))
+    return gap_of(energy + ridge * squares, agreement, length, ratio), 0.5 * energy

@@ -19,7 +19,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     not used: they abort the process when two threads enter one, or in a child that was
     forked after the first use.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+    return _jit(function)
+
+
+def part(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for what only compiled code calls, without a way in from Python."""
+    return _jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def _jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+    options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy", **more}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to write a cache: compile in every process

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
-from .cpu_certificate import dot, gap_of, subtract, worst_ratio
-from .cpu_jit import compiled
+from .cpu_certificate import conclude, dot, square, subtract
+from .cpu_jit import compiled, part
 
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.5  # candidates are violated by at least this share of the worst violation
@@ -15,13 +15,13 @@ BLOCK = 64  # atoms looked at together
 SPARE = 64  # candidates beyond twice as many as can be active
 
 
-@compiled
-def _slopes(q, gram, cand, face, k, slope):
+@part
+def _slopes(Q, row, gram, cand, face, k, slope):
     """``q − uG`` over all atoms, four rows of the Gram matrix at a time."""
     code, active = face.code, face.active
-    n = q.shape[0]
+    n = slope.shape[0]
     for j in range(n):
-        slope[j] = q[j]
+        slope[j] = Q[row, j]
     i = 0
     while i + 4 <= k:
         a, b, c, d = active[i], active[i + 1], active[i + 2], active[i + 3]
@@ -37,7 +37,7 @@ def _slopes(q, gram, cand, face, k, slope):
         i += 1
 
 
-@compiled
+@part
 def _gains(slope, threshold, positive, blocks):
     """Largest gain from leaving zero in each block of atoms; the largest of all."""
     largest = slope.dtype.type(-np.inf)
@@ -57,36 +57,55 @@ def _gains(slope, threshold, positive, blocks):
     return largest
 
 
-@compiled
-def _violated(slope, threshold, positive, blocks, cut, found):
+@part
+def _violated(slope, threshold, positive, blocks, cut, found, room):
     """Atoms that gain more than ``cut`` from leaving zero; how many, at most the room."""
     m = 0
     for b in range(blocks.shape[0]):
         if blocks[b] > cut:
             for j in range(b * BLOCK, min(slope.shape[0], (b + 1) * BLOCK)):
                 gain = (slope[j] if positive else abs(slope[j])) - threshold[j]
-                if gain > cut and m < found.shape[0]:
+                if gain > cut and m < room:
                     found[m] = j
                     m += 1
     return m
 
 
-@compiled
-def _from_start(start, positive, found):
+@part
+def _from_start(codes, row, positive, found):
     """Atoms that a start uses much; how many."""
-    largest = start.dtype.type(0)
-    for j in range(start.shape[0]):
-        largest = max(largest, start[j] if positive else abs(start[j]))
+    largest = codes.dtype.type(0)
+    for j in range(codes.shape[1]):
+        largest = max(largest, codes[row, j] if positive else abs(codes[row, j]))
     m = 0
-    for j in range(start.shape[0]):
-        value = start[j] if positive else abs(start[j])
+    for j in range(codes.shape[1]):
+        value = codes[row, j] if positive else abs(codes[row, j])
         if value > 0 and value >= START * largest and m < found.shape[0]:
             found[m] = j
             m += 1
     return m
 
 
-@compiled
+@part
+def _take_all(face, cand, penalty):
+    """Every atom is a candidate, at its own place."""
+    for j in range(penalty.shape[0]):
+        cand[j], face.penalty[j] = j, penalty[j]
+        face.code[j], face.sign[j], face.state[j] = 0, 0, IDLE
+    return penalty.shape[0]
+
+
+@part
+def _refresh(face, cand, p, slope):
+    """Exact slopes for the candidates, and another chance for those that seemed useless."""
+    slopes, state = face.slope, face.state
+    for d in range(p):
+        slopes[d] = slope[cand[d]]
+        if state[d] != ACTIVE:
+            state[d] = IDLE
+
+
+@part
 def _admit(face, cand, threshold, p, found, m, gram, penalty):
     """Make candidates of ``m`` atoms; an infinite threshold keeps them from coming twice."""
     for i in range(m):
@@ -101,87 +120,61 @@ def _admit(face, cand, threshold, p, found, m, gram, penalty):
     return p
 
 
-@compiled
-def _evict(face, cand, threshold, p, k, penalty):
-    """Only active candidates stay; their new places."""
-    number = np.full(p, -1)
+@part
+def _evict(face, cand, threshold, p, k, gram, penalty):
+    """Only active candidates stay; how many those are. Places only move down."""
+    number = np.zeros(p, np.int64)
     for i in range(k):
         number[face.active[i]] = i
     q = 0
     for d in range(p):
+        atom = cand[d]
         if face.state[d] != ACTIVE:
-            threshold[cand[d]] = penalty[cand[d]]
+            threshold[atom] = penalty[atom]
             continue
-        cand[q] = cand[d]
-        face.penalty[q], face.code[q], face.sign[q] = face.penalty[d], face.code[d], face.sign[d]
-        face.state[q] = ACTIVE
+        cand[q], face.penalty[q], face.state[q] = atom, face.penalty[d], ACTIVE
+        face.code[q], face.sign[q] = face.code[d], face.sign[d]
         face.active[number[d]] = q
         for i in range(q + 1):
-            # places only move down, so nothing that is still needed is overwritten
-            face.gram[q, i] = face.gram[d, i]
-        number[q] = d
+            face.gram[q, i] = face.gram[i, q] = gram[atom, cand[i]]
         q += 1
-    for a in range(q):
-        for b in range(a + 1):
-            face.gram[a, b] = face.gram[b, a] = face.gram[number[a], number[b]]
     return q
 
 
-@compiled
-def _polish(x, D, cand, face, k, ridge, r, exact, products):
-    """One Newton step from the exact residual r: codes to the last digit of their type.
-
-    The step is so short that its own effect on the products is exact enough in the
-    precision of the Gram matrix. Returns the energy of the new residual.
-    """
-    gram, inverse, column, step = face.gram, face.inverse, face.column, face.step
-    active, code = face.active, face.code
-    for i in range(r.shape[0]):
-        r[i] = x[i]
+@part
+def _finish(X, row, D, gram, cand, face, k, ridge, slope, penalty, positive, room, codes):
+    """One Newton step from the exact residual: codes to the last digit of their type."""
+    r, exact, products, step, atoms = room
+    inverse, column, active = face.inverse, face.column, face.active
+    for m in range(r.shape[0]):
+        r[m] = X[row, m]
     for i in range(k):
-        place = active[i]
-        subtract(r, np.float64(code[place]), D[cand[place]])
-    energy = dot(r, r)
+        atoms[i], exact[i] = cand[active[i]], face.code[active[i]]
+        subtract(r, exact[i], D, atoms[i])
     for i in range(k):
-        place = active[i]
-        products[i] = dot(r, D[cand[place]]) - ridge * code[place]
-        column[i] = products[i] - face.penalty[place] * face.sign[place]
+        products[i] = dot(r, D, atoms[i]) - ridge * exact[i]
+        column[i] = products[i] - penalty[atoms[i]] * face.sign[active[i]]
     for i in range(k):
-        place, total = active[i], 0.0
+        total = 0.0
         for j in range(k):
             total += inverse[i, j] * column[j]
-        old = np.float64(code[place])
-        total = total if (old + total) * face.sign[place] > 0 else -old
-        step[i], exact[i] = total, old + total
-        # ‖r − δA‖² = ‖r‖² − δ·(2 Ar − δAAᵀ); the ridge is in both products and cancels
-        energy -= total * (2 * products[i] + ridge * (old + exact[i]))
-    for i in range(k):
-        place, change = active[i], 0.0
-        for j in range(k):
-            change += gram[place, active[j]] * step[j]
-        products[i] -= change
-        energy += step[i] * change
-    return energy
+        step[i] = total if (exact[i] + total) * face.sign[active[i]] > 0 else -exact[i]
+    return conclude(
+        atoms, exact, products, k, square(r), r, D, gram, step, slope, penalty, positive, ridge,
+        codes, row,
+    )  # fmt: skip
 
 
-@compiled
-def finish(x, D, cand, face, k, ridge, slope, penalty, positive, r, exact, products, codes):
-    """Write the polished codes of a row; its gap and the energy of its residual."""
-    energy = _polish(x, D, cand, face, k, ridge, r, exact, products)
-    for i in range(k):
-        slope[cand[face.active[i]]] = 0  # active: known better than from the slopes
-    ratio = worst_ratio(r, D, slope, penalty, positive)
-    agreement, length, square = 0.0, 0.0, 0.0
-    for i in range(k):
-        atom = cand[face.active[i]]
-        codes[atom] = exact[i]
-        rounded, size = np.float64(codes[atom]), np.float64(penalty[atom])
-        agreement += rounded * products[i]
-        length += size * abs(rounded)
-        square += exact[i] * exact[i]
-        if size > 0:
-            ratio = max(ratio, (products[i] if exact[i] > 0 else -products[i]) / size)
-    return gap_of(energy + ridge * square, agreement, length, ratio), 0.5 * energy
+@part
+def scratch(n_features, size):
+    """Room for the last step of a row: residual; codes, products, step and atoms."""
+    return (
+        np.empty(n_features),
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+        np.empty(size, np.int64),
+    )
 
 
 @compiled
@@ -216,65 +209,51 @@ def working_set(
         Written to, as are ``gap``, ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,).
     """
     n_components, n_features = D.shape
+    independent = eps**0.7  # what is left of an atom that the others span, with rounding
     most = n_components if ridge > 0 else min(n_components, n_features)
     cap = min(n_components, 2 * most + SPARE)
     everything = cap == n_components and n_components <= SPARE
     face = new_face(gram if everything else np.zeros((cap, cap), gram.dtype), most + 1)
-    cand, found = np.arange(cap), np.zeros(cap, np.int64)
-    threshold, slope = penalty.copy(), np.empty(n_components, gram.dtype)
-    blocks = np.empty(-(-n_components // BLOCK), gram.dtype)
-    r, exact, products = np.empty(n_features), np.empty(most + 1), np.empty(most + 1)
+    cand, found = np.zeros(cap, np.int64), np.zeros(cap, np.int64)
+    threshold = np.zeros(n_components, gram.dtype)
+    slope = np.zeros(n_components, gram.dtype)
+    blocks = np.zeros(-(-n_components // BLOCK), gram.dtype)
+    room = scratch(n_features, most + 1)
     for row in rows:
-        slope[:] = Q[row]
-        tol = 8 * eps * np.abs(slope).max()
+        top = gram.dtype.type(0)
+        for j in range(n_components):
+            slope[j], threshold[j] = Q[row, j], penalty[j]
+            top = max(top, abs(slope[j]))
+        tol = gram.dtype.type(8 * eps * top)
         p, k, steps, m = 0, 0, 0, 0
-        if warm and not everything:
-            m = _from_start(codes[row], positive, found)
-        codes[row] = 0
         if everything:
-            p = n_components
-            face.penalty[:], face.code[:], face.sign[:], face.state[:] = penalty, 0, 0, IDLE
+            p = _take_all(face, cand, penalty)
+        elif warm:
+            m = _from_start(codes, row, positive, found)
+        for j in range(n_components):
+            codes[row, j] = 0
         while steps <= max_steps:
             if not everything and m == 0:
                 if p + SPARE > cap:
-                    p = _evict(face, cand, threshold, p, k, penalty)
-                gain = _gains(slope, threshold, positive, blocks)
-                cut = max(tol, slope.dtype.type(GREED) * gain)
-                m = _violated(slope, threshold, positive, blocks, cut, found[: cap - p])
+                    p = _evict(face, cand, threshold, p, k, gram, penalty)
+                cut = gram.dtype.type(GREED) * _gains(slope, threshold, positive, blocks)
+                m = _violated(slope, threshold, positive, blocks, max(tol, cut), found, cap - p)
             p = _admit(face, cand, threshold, p, found, m, gram, penalty)
-            for d in range(p):
-                face.slope[d] = slope[cand[d]]
-                if face.state[d] != ACTIVE:
-                    face.state[d] = IDLE
+            _refresh(face, cand, p, slope)
             if m == 0 and most_violated(face, p, positive, tol) < 0:
                 break
+            added = 0
             if everything:
-                k, added = settle(face, p, k, -1), 0
+                k = settle(face, p, k, -1)
             else:
-                k, added = enlist(face, p, k, positive, tol, 100 * eps)
-            k, more = descend(face, p, k, positive, tol, 100 * eps, max_steps - steps)
-            more += added
-            _slopes(Q[row], gram, cand, face, k, slope)
-            if m == 0 and more == 0:
+                k, added = enlist(face, p, k, positive, tol, independent)
+            k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
+            _slopes(Q, row, gram, cand, face, k, slope)
+            if m == 0 and more + added == 0:
                 break
-            steps += more
+            steps += more + added
             m = 0
-        if not everything:
-            for d in range(p):
-                threshold[cand[d]] = penalty[cand[d]]
-        gap[row], energy[row] = finish(
-            X[row],
-            D,
-            cand,
-            face,
-            k,
-            ridge,
-            slope,
-            penalty,
-            positive,
-            r,
-            exact,
-            products,
-            codes[row],
+        gap[row], energy[row] = _finish(
+            X, row, D, gram, cand, face, k, ridge, slope, penalty, positive, room, codes
         )
         n_iter[row] = steps

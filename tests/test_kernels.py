@@ -1,0 +1,142 @@
+"""The compiled loops against their definition, in threads, after a fork, and interrupted."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from problems import lasso_problems, planted
+
+from sparsecode_estimators import kernels, sparse_encode
+from sparsecode_estimators.kernels import reference
+
+pytest.importorskip("numba")
+from sparsecode_estimators.kernels import cpu
+
+
+def tensors(n, n_features, n_components, k, seed, *, positive, dtype=torch.float64):
+    X, _, D = planted(n, n_features, n_components, k, seed, positive=positive)
+    return torch.tensor(X, dtype=dtype), torch.tensor(D, dtype=dtype)
+
+
+def solve(make, X, D, alpha, *, positive, start=None, max_steps=1000):
+    penalty = torch.full((len(D),), alpha, dtype=X.dtype)
+    options = {"ridge": 0.0, "positive": positive, "start": start, "max_steps": max_steps}
+    return make.working_set(X, D, D @ D.T, penalty, **options)
+
+
+# few atoms side by side in lanes, few with a dense answer, and many with candidates
+SIZES = [(200, 8, 16, 3, 0.1), (60, 12, 24, 6, 1e-4), (60, 30, 200, 5, 0.05), (6, 20, 90, 9, 1e-3)]
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize(("n", "n_features", "n_components", "k", "alpha"), SIZES)
+def test_loops_agree_with_the_definition(n, n_features, n_components, k, alpha, positive):
+    X, D = tensors(n, n_features, n_components, k, seed=81, positive=positive)
+    ours, meant = (solve(m, X, D, alpha, positive=positive) for m in (cpu, reference))
+    np.testing.assert_allclose(ours.codes, meant.codes, atol=1e-9)
+    np.testing.assert_allclose(ours.energy, meant.energy, atol=1e-12)
+    assert ours.gap.max() < 1e-10
+    assert meant.gap.max() < 1e-10
+
+
+@pytest.mark.parametrize("n_components", [16, 120])
+def test_the_gap_of_float32_codes_is_true(n_components):
+    X, D = tensors(300, 10, n_components, 3, seed=82, positive=True, dtype=torch.float32)
+    found = solve(cpu, X, D, 0.02, positive=True)
+    exact = solve(cpu, X.double(), D.double(), 0.02, positive=True)
+    values = [
+        0.5 * (X.double() - a.codes.double() @ D.double()).square().sum(1)
+        + 0.02 * a.codes.double().abs().sum(1)
+        for a in (found, exact)
+    ]
+    excess = values[0] - values[1]
+    assert (excess <= found.gap + exact.gap + 1e-12).all()
+    assert found.gap.median() < 1e-9
+
+
+@pytest.mark.parametrize("n_components", [16, 120])
+def test_threads_and_neighbours_do_not_matter(n_components, monkeypatch):
+    X, D = tensors(500, 10, n_components, 3, seed=83, positive=False)
+    alone = solve(cpu, X, D, 0.05, positive=False).codes
+    monkeypatch.setattr(cpu, "CHUNK", 37 * n_components)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(solve(cpu, X, D, 0.05, positive=False).codes, alone)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(5))
+    mixed = solve(cpu, X[order], D, 0.05, positive=False).codes
+    np.testing.assert_allclose(mixed, alone[order], atol=1e-12)
+
+
+def test_two_solves_in_two_threads():
+    X, D = tensors(400, 10, 120, 3, seed=84, positive=True)
+    expected = solve(cpu, X, D, 0.05, positive=True).codes
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: solve(cpu, X, D, 0.05, positive=True).codes, range(4)))
+    assert all(torch.equal(codes, expected) for codes in found)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_can_solve():
+    code = """
+import os, numpy as np
+from sparsecode_estimators import sparse_encode
+X, D = np.eye(4)[:3] * 2, np.eye(4)
+first = sparse_encode(X, D, alpha=0.5)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(sparse_encode(X, D, alpha=0.5), first) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+def test_an_interrupt_gets_through(monkeypatch):
+    calls = []
+
+    def interrupted(chunk):
+        calls.append(len(chunk))
+        raise KeyboardInterrupt
+
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            cpu._in_chunks(interrupted, 1000, 10)
+        assert len(calls) <= threads + 2
+
+
+def test_without_numba_the_definition_serves(monkeypatch):
+    X, _, D = planted(40, 8, 16, 3, seed=85)
+    with_loops = sparse_encode(X, D, alpha=0.05, solver="working_set")
+    monkeypatch.setattr(kernels, "_compiled", lambda: None)
+    np.testing.assert_allclose(
+        sparse_encode(X, D, alpha=0.05, solver="working_set"), with_loops, atol=1e-9
+    )
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    np.testing.assert_allclose(sparse_encode(X, D, alpha=0.05), with_loops, atol=1e-4)
+
+
+@given(problem=lasso_problems())
+def test_a_start_does_not_change_the_answer(problem):
+    X, D = torch.tensor(problem.X), torch.tensor(problem.D)
+    start = torch.tensor(np.random.default_rng(3).standard_normal((len(X), len(D))))
+    start = start.clamp(min=0) if problem.positive else start
+    a, b = (
+        solve(cpu, X, D, float(problem.alpha), positive=problem.positive, start=s)
+        for s in (None, start)
+    )
+    np.testing.assert_allclose(a.codes @ D, b.codes @ D, atol=1e-7 * float(X.abs().max() + 1e-300))
+
+
+def test_many_candidates_are_given_up_again():
+    """More candidates than there is room for: the idle ones leave."""
+    X, D = tensors(20, 6, 400, 3, seed=86, positive=False)
+    start = torch.ones(20, 400, dtype=torch.float64)
+    found = solve(cpu, X, D, 1e-3, positive=False, start=start)
+    np.testing.assert_allclose(
+        found.codes, solve(reference, X, D, 1e-3, positive=False).codes, atol=1e-8
+    )
