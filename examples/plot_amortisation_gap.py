@@ -21,7 +21,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
-from sparsecode_estimators import ITORefiner, MLPEncoder, SAEEncoder, sparse_encode
+from sparsecode_estimators import (
+    ITORefiner,
+    MLPEncoder,
+    SAEEncoder,
+    UnrolledEncoder,
+    sparse_encode,
+)
 from sparsecode_estimators.datasets import load_paper_data
 from sparsecode_estimators.metrics import amortisation_gap, chance_level, l0, mean_corr_coef
 
@@ -183,6 +189,7 @@ short = ITORefiner(FrozenEstimator(sae), max_iter=10, tol=None)
 encoders = {
     "SAE": sae,
     "MLP (256)": mlps[0],
+    "Unrolled, 3 steps": UnrolledEncoder(n_steps=3, random_state=0, **FIXED).fit(data.X_train),
     "ITO, 10 iterations from the SAE": short.fit(data.X_train),
 }
 gaps = {name: amortisation_gap(encoder, data.X_test) for name, encoder in encoders.items()}

@@ -157,7 +157,10 @@ def test_bad_codes(make, y, options, message):
         ({"n_nonzero_coefs": 0}, "n_nonzero_coefs"),
         ({"alpha": 0.1, "solver": "simplex"}, "solver"),
         *(
-            ({"alpha": 0.1, "solver": name}, "set n_nonzero_coefs, or choose solver='ista', 'lca'")
+            (
+                {"alpha": 0.1, "solver": name},
+                "set n_nonzero_coefs, or choose solver='working_set', 'fista'",
+            )
             for name, row in SOLVERS.items()
             if row.solves == "k-sparse"
         ),

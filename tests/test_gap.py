@@ -76,9 +76,9 @@ problems_and_guesses = given(
 class TestParts:
     @problems_and_guesses
     def test_sum_to_the_excess_and_are_not_negative(self, problem, seed, density):
-        X, D, alpha, _ = problem
+        X, D, alpha, _ = problem[:4]
         codes = guesses(seed, problem, density)
-        gap = gap_of(codes, *problem)
+        gap = gap_of(codes, *problem[:4])
         P = objective(codes, X, D, alpha)
         assert_allclose(gap.objective, P)
         assert_allclose(gap.support + gap.magnitude, gap.excess, atol=1e-12 * P.max())
@@ -93,7 +93,7 @@ class TestParts:
     @problems_and_guesses
     def test_minimum_on_the_support_is_one(self, problem, seed, density):
         """No code outside, and optimality conditions with the allowed atoms alone."""
-        X, D, alpha, positive = problem
+        X, D, alpha, positive = problem[:4]
         allowed = guesses(seed, problem, density) != 0
         codes, _ = minimise_on_supports(
             X, D, allowed, np.zeros(allowed.shape), alpha, positive=positive
@@ -164,13 +164,13 @@ class TestParts:
 class TestZeroWhereNothingIsWrong:
     @given(lasso_problems())
     def test_optimal_codes_have_no_gap(self, problem):
-        X, D, alpha, positive = problem
+        X, D, alpha, positive = problem[:4]
         codes = sparse_encode(X, D, alpha=alpha, positive_code=positive, tol=1e-10)
         scale = 0.5 * (X**2).sum(axis=1).max()
-        gap = gap_of(codes, *problem)
+        gap = gap_of(codes, *problem[:4])
         assert max(gap.excess.max(), gap.support.max(), gap.magnitude.max()) <= 1e-6 * scale
         # the optimum scaled has the right latents at the wrong values
-        scaled = gap_of(1.5 * codes, *problem)
+        scaled = gap_of(1.5 * codes, *problem[:4])
         assert scaled.support.max() <= 1e-6 * scale
         moved = objective(1.5 * codes, X, D, alpha) - objective(codes, X, D, alpha)
         assert_allclose(scaled.magnitude, moved, atol=1e-6 * scale)
@@ -179,12 +179,12 @@ class TestZeroWhereNothingIsWrong:
     def test_codes_that_are_best_on_their_support_have_no_magnitude_error(
         self, problem, seed, density
     ):
-        X, D, alpha, positive = problem
+        X, D, alpha, positive = problem[:4]
         allowed = guesses(seed, problem, density) != 0
         codes, _ = minimise_on_supports(
             X, D, allowed, np.zeros(allowed.shape), alpha, positive=positive
         )
-        gap = gap_of(codes, *problem)
+        gap = gap_of(codes, *problem[:4])
         assert gap.magnitude.max() <= 1e-10 * (X**2).sum(axis=1).max()
 
     def test_of_a_refiner(self, paper_known):

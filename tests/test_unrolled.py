@@ -9,7 +9,7 @@ from problems import objective, planted
 
 from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, UnrolledEncoder
 from sparsecode_estimators.learning.activations import ReLU, TopK
-from sparsecode_estimators.learning.dictionary import unit
+from sparsecode_estimators.learning.atoms import unit
 from sparsecode_estimators.learning.unrolled import (
     UnrolledAutoencoder,
     analytic_weights,

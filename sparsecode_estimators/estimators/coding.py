@@ -11,7 +11,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from ..inference import SOLVERS, Solution, solve
+from ..inference import SOLVERS, Atoms, Solution, solve
 
 
 class EncodeInfo(NamedTuple):
@@ -123,6 +123,10 @@ class Coder:
     ridge: float = 0.0
     debias: bool = False
     solutions: list[Solution] = field(default_factory=list)
+    atoms: Atoms = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.atoms = Atoms(self.D)
 
     def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """Codes of a batch, from ``start`` or from zero."""
@@ -139,6 +143,7 @@ class Coder:
             weights=self.weights,
             ridge=self.ridge,
             debias=self.debias,
+            known=self.atoms,
         )
         codes = answer.codes
         answer.codes = codes.new_empty(0)  # handed on; only the certificates are kept

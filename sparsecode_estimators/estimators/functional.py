@@ -45,10 +45,11 @@ def sparse_encode(
     n_nonzero_coefs : int >= 1 or None, default=None
         Most non-zero codes of a row; no more than n_components and n_features are used.
     solver : str, default="auto"
-        For the lasso "fista", "lca", "homotopy" or "adam"; for k-sparse codes "omp",
-        "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user guide
-        tells them apart.
-        "auto": "fista" for the lasso; for k-sparse codes "omp", and with ``init``
+        For the lasso "working_set", "fista", "lca", "homotopy" or "adam"; for k-sparse codes
+        "omp", "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user
+        guide tells them apart.
+        "auto": for the lasso "working_set" where its compiled loops serve, else "fista", also
+        with ``tol=None``; for k-sparse codes "omp", and with ``init``
         "omp_replacement", which goes on from there.
     positive_code : bool, default=True
         Whether codes must not be negative. (scikit-learn's default is False.)

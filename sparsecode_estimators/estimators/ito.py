@@ -41,10 +41,11 @@ class ITORefiner(BaseSparseCoder):
     dictionary : array-like of shape (n_components, n_features), callable or None, default=None
         Used in place of the encoder's; required without one.
     solver : str, default="auto"
-        For the lasso "fista", "lca", "homotopy" or "adam"; for k-sparse codes "omp",
-        "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user guide
-        tells them apart.
-        "auto": "fista"; for k-sparse codes "omp_replacement", or "omp" from zero. "homotopy"
+        For the lasso "working_set", "fista", "lca", "homotopy" or "adam"; for k-sparse codes
+        "omp", "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user
+        guide tells them apart.
+        "auto": "working_set" where its compiled loops serve, else "fista", also with
+        ``tol=None``; for k-sparse codes "omp_replacement", or "omp" from zero. "homotopy"
         and "l0" find the same codes from any start: an encoder saves them nothing.
     alpha : float >= 0, "auto" or None, default=None
         None: the encoder's ``alpha_``; if it has none, or without an encoder, "auto", which

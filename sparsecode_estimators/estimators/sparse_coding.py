@@ -42,10 +42,11 @@ class SparseCodingEncoder(DictionaryLearner):
         the penalty (at most n_components and n_features are used). A dictionary is still
         learned with the penalty, which has fewer bad minima.
     solver : str, default="auto"
-        Of ``transform``. For the lasso "fista", "lca", "homotopy" or "adam"; for k-sparse
-        codes "omp", "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the
-        user guide tells them apart.
-        "auto": "fista", or "omp" with ``n_nonzero_coefs``.
+        Of ``transform``. For the lasso "working_set", "fista", "lca", "homotopy" or "adam"; for
+        k-sparse codes "omp", "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or
+        "l0"; the user guide tells them apart.
+        "auto": "working_set" where its compiled loops serve, else "fista", also with
+        ``tol=None``; "omp" with ``n_nonzero_coefs``.
     dictionary : array-like of shape (n_components, n_features), callable or None, default=None
         Known dictionary, used as it is: give its atoms unit norm. A callable gets
         ``(n_components, n_features)`` and returns the array, for bases known by formula.

@@ -21,12 +21,13 @@ from .least_squares import debias as debiased
 from .matching_pursuit import omp, omp_replacement
 from .mp import mp
 from .ols import ols
-from .problem import KSparse, Lasso, alpha_max
+from .problem import Atoms, KSparse, Lasso, alpha_max
 from .solution import Solution
 from .working_set import suits, working_set
 
 __all__ = [
     "SOLVERS",
+    "Atoms",
     "KSparse",
     "Lasso",
     "Solution",
@@ -111,6 +112,7 @@ def solve(
     weights: Tensor | None = None,
     ridge: float = 0.0,
     debias: bool = False,
+    known: Atoms | None = None,
 ) -> Solution:
     r"""Codes of the rows of X for the dictionary D.
 
@@ -139,6 +141,8 @@ def solve(
         ρ, at least zero, for solvers of the lasso.
     debias : bool
         Whether codes are refitted by least squares on the support that was found.
+    known : Atoms or None
+        What is known of D from earlier batches; None: nothing.
 
     Returns
     -------
@@ -154,9 +158,9 @@ def solve(
         assert n_nonzero_coefs is not None, "k-sparse solvers need n_nonzero_coefs"
         assert weights is None, "k-sparse solvers have no penalty to weigh"
         assert ridge == 0, "k-sparse solvers have no ridge"
-        problem = KSparse(X, D, positive, k=min(n_nonzero_coefs, *D.shape))
+        problem = KSparse(X, D, positive, k=min(n_nonzero_coefs, *D.shape), known=known)
     else:
         assert alpha is not None, "solvers of the lasso need alpha"
-        problem = Lasso(X, D, positive, alpha=alpha, weights=weights, ridge=ridge)
+        problem = Lasso(X, D, positive, alpha=alpha, weights=weights, ridge=ridge, known=known)
     solution = chosen.run(problem, start, max_iter=max_iter, tol=tol)
     return debiased(problem, solution) if debias else solution

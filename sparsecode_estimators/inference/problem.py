@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -25,6 +25,29 @@ def _largest(correlations: Tensor, *, positive: bool) -> Tensor:
 
 
 @dataclass
+class Atoms:
+    """What is worked out about a dictionary once, however many batches it codes.
+
+    Parameters
+    ----------
+    D : Tensor of shape (n_components, n_features)
+    """
+
+    D: Tensor
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """``DDᵀ``, shape (n_components, n_components)."""
+        return self.D @ self.D.T
+
+    @cached_property
+    def largest_eigenvalue(self) -> float:
+        """Of ``DDᵀ``."""
+        short = self.D if self.D.shape[0] <= self.D.shape[1] else self.D.T
+        return torch.linalg.eigvalsh((short @ short.T).double())[-1].item()
+
+
+@dataclass
 class Problem:
     """Rows to be coded with a dictionary.
 
@@ -36,21 +59,24 @@ class Problem:
         Dictionary; its rows are the atoms.
     positive : bool
         Whether codes must not be negative.
+    known : Atoms or None
+        What is known of D already; None: nothing.
     """
 
     X: Tensor
     D: Tensor
     positive: bool
+    known: Atoms | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def atoms(self) -> Atoms:
+        """What follows from the dictionary alone."""
+        return self.known or Atoms(self.D)
 
     @cached_property
     def scale(self) -> Tensor:
         """Objective of the all-zero code, ``½‖x‖²``, shape (n,)."""
         return 0.5 * self.X.square().sum(1)
-
-    @cached_property
-    def gram(self) -> Tensor:
-        """``DDᵀ``, shape (n_components, n_components)."""
-        return self.D @ self.D.T
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,8 +153,7 @@ class Lasso(Problem):
     @cached_property
     def lipschitz(self) -> float:
         """Largest eigenvalue of ``DDᵀ + ridge·I``: the step ``1/lipschitz`` never overshoots."""
-        short = self.D if self.D.shape[0] <= self.D.shape[1] else self.D.T
-        largest = torch.linalg.eigvalsh((short @ short.T).double())[-1].item() + self.ridge
+        largest = self.atoms.largest_eigenvalue + self.ridge
         return largest * (1 + 1e-6)  # a hair above, for the rounding of the products
 
     def duality_gap(self, codes: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:

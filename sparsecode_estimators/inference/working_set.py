@@ -59,7 +59,7 @@ def working_set(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | No
     answer = kernels.working_set(
         problem.X[rows] if warm else problem.X,
         problem.D,
-        problem.gram,
+        problem.atoms.gram,
         problem.penalty,
         ridge=problem.ridge,
         positive=problem.positive,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_lanes import DEPTH, lanes
+from .cpu_lanes import DEPTH, TRIES, lanes
 from .cpu_working_set import SPARE as FEW
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
@@ -40,8 +40,9 @@ def working_set(
     eps = torch.finfo(X.dtype).eps
 
     most = n_components if ridge > 0 else min(D.shape)
-    depth = min(most, max_steps, DEPTH)
-    side_by_side = n_components <= FEW and not warm
+    depth = min(most, DEPTH)
+    # a row's second tries count as steps too
+    side_by_side = n_components <= FEW and not warm and max_steps >= DEPTH + TRIES
 
     def solve(chunk: np.ndarray) -> None:
         given = (rows, atoms, products, correlations, prices, float(ridge), positive, eps)

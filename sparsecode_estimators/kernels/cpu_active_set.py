@@ -213,16 +213,19 @@ def most_violated(face, p, positive, tol):
 
 
 @part
-def enlist(face, p, k, positive, tol, independent):
-    """Make all violated candidates active at once, then settle.
+def enlist(face, p, k, positive, tol, independent, most):
+    """Make all violated candidates active at once, at most ``most``, then settle.
 
-    Cheaper than one after the other where nearly all of them stay.
+    Cheaper than one after the other where nearly all of them stay. Returns how many are
+    active then, and how many were added.
     """
     slope, penalty, state = face.slope, face.penalty, face.state
     before = k
     for e in range(p):
+        if k - before == most or k + 1 == face.active.shape[0]:
+            break
         gain = (slope[e] if positive else abs(slope[e])) - penalty[e]
-        if gain > tol and state[e] == IDLE and k + 1 < face.active.shape[0]:
+        if gain > tol and state[e] == IDLE:
             left = _project(face, k, e)
             if left > independent * face.gram[e, e]:
                 _border(face, k, e, left)

@@ -232,7 +232,7 @@ def working_set(
             m = _from_start(codes, row, positive, found)
         for j in range(n_components):
             codes[row, j] = 0
-        while steps <= max_steps:
+        while steps < max_steps:
             if not everything and m == 0:
                 if p + SPARE > cap:
                     p = _evict(face, cand, threshold, p, k, gram, penalty)
@@ -246,12 +246,13 @@ def working_set(
             if everything:
                 k = settle(face, p, k, -1)
             else:
-                k, added = enlist(face, p, k, positive, tol, independent)
+                k, added = enlist(face, p, k, positive, tol, independent, max_steps - steps)
+            steps += added
             k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
+            steps += more
             _slopes(Q, row, gram, cand, face, k, slope)
             if m == 0 and more + added == 0:
                 break
-            steps += more + added
             m = 0
         gap[row], energy[row] = _finish(
             X, row, D, gram, cand, face, k, ridge, slope, penalty, positive, room, codes
