@@ -5,8 +5,9 @@
 
 Times are processor time, medians of several turns, and include everything from rows to codes:
 Gram matrix, products, certificates (ours only; the peers have none). The excess is that over the
-lowest objective any method found for the row, in double precision; roofline is the time of the one
-matrix product XDᵀ over the whole time. scikit-learn codes fewer rows where it is too slow.
+lower objective of ours and SPAMS, in double precision; roofline is the time of the one
+matrix product XDᵀ over the whole time. scikit-learn codes some of the rows, in float64, in
+which it converges faster.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def measure(name: str, positive: bool, n: int, rounds: int) -> dict:
 
     def sklearn():
         found["sklearn"] = sklearn_encode(
-            X[:few], D, algorithm="lasso_cd", alpha=ALPHA, positive=positive, max_iter=10_000
-        )
+            X[:few].astype(float), D.astype(float), algorithm="lasso_cd", alpha=ALPHA,
+            positive=positive,
+        )  # fmt: skip
 
     methods = {
         "ours": ours,

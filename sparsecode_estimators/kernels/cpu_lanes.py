@@ -184,9 +184,8 @@ def _pursue(state, gram, penalty, positive, independent, busy, forced, n_forced)
 
 
 @part
-def _keepers(state, lane, steps, forced):
+def _keepers(atom, code, sign, lane, steps, forced):
     """Atoms of a lane whose codes have the sign they were chosen with; were there others?"""
-    atom, code, sign = state.atom, state.code, state.sign
     kept, wrong = 0, False
     for t in range(steps):
         e = atom[t, lane]
@@ -202,12 +201,13 @@ def _keepers(state, lane, steps, forced):
 
 @part
 def _conclude_lane(
-    state, lane, steps, X, row, D, gram, penalty, positive, ridge, slope, room, codes
-):
-    """One Newton step from the exact residual: codes to the last digit of their type."""
-    r, exact, products, step, atoms = room
-    low, scale, sign = state.low, state.scale, state.sign
-    atom, code, slopes = state.atom, state.code, state.slope
+    atom, low, scale, sign, code, slopes, lane, steps, X, row, D, gram, penalty, positive, ridge,
+    slope, r, exact, products, step, atoms, codes,
+):  # fmt: skip
+    """One Newton step from the exact residual: codes to the last digit of their type.
+
+    Arrays come one by one, as a tuple would cost reference counts for every lane.
+    """
     for m in range(r.shape[0]):
         r[m] = X[row, m]
     k = 0
@@ -262,9 +262,12 @@ def lanes(rows, X, D, gram, Q, penalty, ridge, positive, eps, depth, codes, gap,
     n_components, n_features = D.shape
     independent = eps**0.7  # what is left of an atom that the others span, with rounding
     state = _new_lanes(n_components, depth, gram)
-    room, slope = scratch(n_features, depth + 1), np.empty(n_components, gram.dtype)
+    r, exact, products, step, atoms = scratch(n_features, depth + 1)
+    slope = np.empty(n_components, gram.dtype)
     left, n_left = np.empty(len(rows), np.int64), 0
     slopes, tol, stuck = state.slope, state.tol, state.stuck
+    atom, low, scale = state.atom, state.low, state.scale
+    sign, code = state.sign, state.code
     lane_row, tries = np.zeros(LANES, np.int64), np.zeros(LANES, np.int64)
     forced, n_forced = np.zeros((LANES, depth + 1), np.int64), np.zeros(LANES, np.int64)
     size = 2 * LANES
@@ -301,7 +304,7 @@ def lanes(rows, X, D, gram, Q, penalty, ridge, positive, eps, depth, codes, gap,
         _solve_back(state, steps)
         for lane in range(busy):
             row = lane_row[lane]
-            kept, wrong = _keepers(state, lane, steps, forced)
+            kept, wrong = _keepers(atom, code, sign, lane, steps, forced)
             if stuck[lane] or (wrong and tries[lane] == TRIES):
                 left[n_left] = row
                 n_left += 1
@@ -313,8 +316,8 @@ def lanes(rows, X, D, gram, Q, penalty, ridge, positive, eps, depth, codes, gap,
                 waiting += 1
             else:
                 gap[row], energy[row] = _conclude_lane(
-                    state, lane, steps, X, row, D, gram, penalty, positive, ridge, slope, room,
-                    codes,
+                    atom, low, scale, sign, code, slopes, lane, steps, X, row, D, gram, penalty,
+                    positive, ridge, slope, r, exact, products, step, atoms, codes,
                 )  # fmt: skip
                 n_iter[row] = kept + tries[lane]
     return left[:n_left]
