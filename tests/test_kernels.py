@@ -116,7 +116,6 @@ def test_without_numba_the_definition_serves(monkeypatch):
     np.testing.assert_allclose(
         sparse_encode(X, D, alpha=0.05, solver="working_set"), with_loops, atol=1e-9
     )
-    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     np.testing.assert_allclose(sparse_encode(X, D, alpha=0.05), with_loops, atol=1e-4)
 
 

@@ -7,7 +7,6 @@ for the CPU (numba); where they cannot be used the reference serves, slower.
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 
 from torch import Tensor
@@ -20,17 +19,17 @@ __all__ = ["Answer", "accelerated", "working_set"]
 
 @cache
 def _compiled() -> ModuleType | None:
-    """The compiled loops; numba is imported here and not with the package."""
-    if find_spec("numba") is None:
+    """The compiled loops, if numba can be used; it is imported here, not with the package."""
+    try:
+        from . import cpu
+    except ImportError:  # not there, or not for this version of NumPy
         return None
-    from . import cpu
-
     return cpu
 
 
 def accelerated(X: Tensor) -> bool:
     """Whether compiled loops serve rows like these."""
-    return X.device.type == "cpu" and find_spec("numba") is not None
+    return X.device.type == "cpu" and _compiled() is not None
 
 
 def working_set(

@@ -73,7 +73,9 @@ def worst_ratio(r, D, slope, penalty, positive):
         value = slope[j] if positive else abs(slope[j])
         if value > near * penalty[j]:
             true = dot(r, D, j)
-            worst = max(worst, (true if positive else abs(true)) / penalty[j])
+            true = true if positive else abs(true)
+            if true > 0:  # the penalty may be zero
+                worst = max(worst, true / penalty[j])
     return worst
 
 
