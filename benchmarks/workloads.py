@@ -29,7 +29,6 @@ class Workload(NamedTuple):
 WORKLOADS = {
     "W1": Workload(16, 8, 3, 100_000),
     "W2": Workload(1000, 200, 20, 10_000),
-    "W3": Workload(12_288, 768, 32, 512),
 }
 
 
