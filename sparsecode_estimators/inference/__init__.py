@@ -57,6 +57,8 @@ class Solver:
         Whether it ends by itself, however many iterations it may take.
     refits : bool
         Whether its codes are least squares on their support (for k-sparse codes).
+    cold : bool
+        Whether it takes None for a start at zero, which saves it a look at every code.
     """
 
     run: Callable[..., Solution]
@@ -65,10 +67,11 @@ class Solver:
     exact: bool = True
     finite: bool = False
     refits: bool = True
+    cold: bool = False
 
 
 SOLVERS = {
-    "working_set": Solver(working_set, solves="lasso", finite=True),
+    "working_set": Solver(working_set, solves="lasso", finite=True, cold=True),
     "fista": Solver(fista, solves="lasso"),
     "lca": Solver(lca, solves="lasso"),
     "homotopy": Solver(homotopy, solves="lasso", finite=True),
@@ -152,7 +155,7 @@ def solve(
         solver, X, D, k_sparse=n_nonzero_coefs is not None, warm=codes is not None, tol=tol
     )
     chosen = SOLVERS[name]
-    start = X.new_zeros(len(X), len(D)) if codes is None else codes
+    start = X.new_zeros(len(X), len(D)) if codes is None and not chosen.cold else codes
     problem: KSparse | Lasso
     if chosen.solves == "k-sparse":
         assert n_nonzero_coefs is not None, "k-sparse solvers need n_nonzero_coefs"

@@ -18,7 +18,9 @@ def suits(X: Tensor, D: Tensor) -> bool:
     return kernels.accelerated(X) and len(D) <= LARGEST_GRAM
 
 
-def working_set(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> Solution:
+def working_set(
+    problem: Lasso, codes: Tensor | None, *, max_iter: int, tol: float | None
+) -> Solution:
     r"""Minimise the lasso of every row, to rounding.
 
     The atoms that would gain most from leaving zero become candidates. On them the
@@ -37,42 +39,32 @@ def working_set(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | No
     ----------
     problem : Lasso
         Rows (n, n_features), dictionary (n_components, n_features), alpha.
-    codes : Tensor of shape (n, n_components)
-        Atoms with large codes become candidates first. Not written to.
+    codes : Tensor of shape (n, n_components) or None
+        Atoms with large codes become candidates first. Not written to. None: no start.
     max_iter : int
         Most atoms that are added to a row.
     tol : float or None
         Duality gap, relative to ``½‖x‖²``, at which a row is called converged; None: none is.
     """
-    n = len(codes)
-    solution = Solution(
-        codes=codes.clone(),
-        gap=problem.scale.clone(),
-        residual=problem.scale.clone(),
-        n_iter=torch.zeros(n, dtype=torch.int64, device=codes.device),
-        converged=torch.zeros(n, dtype=torch.bool, device=codes.device),
-    )
-    warm = bool((codes != 0).any())
-    rows = _unsolved(problem, solution, tol) if warm else torch.arange(n, device=codes.device)
-    if not len(rows):
-        return solution
-    answer = kernels.working_set(
-        problem.X[rows] if warm else problem.X,
-        problem.D,
-        problem.atoms.gram,
-        problem.penalty,
-        ridge=problem.ridge,
-        positive=problem.positive,
-        start=codes[rows] if warm else None,
-        max_steps=max_iter,
-    )
-    if warm:
-        solution.codes[rows] = answer.codes
+    if codes is None:
+        answer = _kernel(problem, slice(None), None, max_iter)
+        solution = Solution(
+            codes=answer.codes,
+            gap=answer.gap.to(problem.X),
+            residual=answer.energy.to(problem.X),
+            n_iter=answer.n_iter,
+            converged=torch.zeros(len(problem.X), dtype=torch.bool, device=problem.X.device),
+        )
     else:
-        solution.codes = answer.codes
-    solution.gap[rows] = answer.gap.to(solution.gap)
-    solution.residual[rows] = answer.energy.to(solution.residual)
-    solution.n_iter[rows] = answer.n_iter
+        solution = _certified(problem, codes, tol)
+        rows = torch.nonzero(~solution.converged).squeeze(1)
+        if not len(rows):
+            return solution
+        answer = _kernel(problem, rows, codes[rows], max_iter)
+        solution.codes[rows] = answer.codes
+        solution.gap[rows] = answer.gap.to(solution.gap)
+        solution.residual[rows] = answer.energy.to(solution.residual)
+        solution.n_iter[rows] = answer.n_iter
     solution.flops += _flops(problem, answer)
     if tol is not None:
         solution.converged = solution.gap <= tol * problem.scale
@@ -80,24 +72,40 @@ def working_set(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | No
     return solution
 
 
-def _unsolved(problem: Lasso, solution: Solution, tol: float | None) -> Tensor:
-    """Rows that the start does not already solve; the others are done."""
-    solution.gap = problem.duality_gap(solution.codes)
-    solution.residual = problem.residual_energy(solution.codes)
-    solution.flops += 4 * len(solution.codes) * problem.D.numel()
-    if tol is not None:
-        solution.converged = solution.gap <= tol * problem.scale
-    return torch.nonzero(~solution.converged).squeeze(1)
+def _kernel(
+    problem: Lasso, rows: Tensor | slice, start: Tensor | None, max_steps: int
+) -> kernels.Answer:
+    return kernels.working_set(
+        problem.X[rows],
+        problem.D,
+        problem.atoms.gram,
+        problem.penalty,
+        ridge=problem.ridge,
+        positive=problem.positive,
+        start=start,
+        max_steps=max_steps,
+    )
+
+
+def _certified(problem: Lasso, codes: Tensor, tol: float | None) -> Solution:
+    """The start as an answer; the rows that it already solves are done."""
+    gap = problem.duality_gap(codes)
+    done = gap <= tol * problem.scale if tol is not None else torch.zeros_like(gap).bool()
+    return Solution(
+        codes=codes.clone(),
+        gap=gap,
+        residual=problem.residual_energy(codes),
+        n_iter=torch.zeros(len(codes), dtype=torch.int64, device=codes.device),
+        converged=done,
+        flops=4 * len(codes) * problem.D.numel(),
+    )
 
 
 def _flops(problem: Lasso, answer: kernels.Answer) -> int:
     """Correlations, then for each atom added its row of the Gram matrix; the certificate."""
     n_components, n_features = problem.D.shape
-    active = int((answer.codes != 0).sum())
-    added = int(answer.n_iter.sum())
-    return 2 * (len(answer.codes) * problem.D.numel() + added * n_components) + (
-        8 * active * n_features
-    )
+    added = int(answer.n_iter.sum())  # at least as many as are active in the end
+    return 2 * (len(answer.codes) * problem.D.numel() + added * (n_components + 4 * n_features))
 
 
 def _finish(problem: Lasso, solution: Solution, *, max_iter: int, tol: float) -> None:

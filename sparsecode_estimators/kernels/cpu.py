@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_lanes import DEPTH, TRIES, lanes
-from .cpu_working_set import SPARE as FEW
+from .cpu_few_atoms import block, few, few_atoms
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
 
+FEW = 64  # atoms up to which all of them are looked at in every step
 CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrupts get through
 
 
@@ -30,25 +30,27 @@ def working_set(
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.working_set`; ``gram`` includes the ridge."""
     n, n_components = len(X), len(D)
-    warm = start is not None
-    codes = X.new_zeros(n, n_components) if start is None else start.clone()
+    few_serve = n_components <= FEW
+    warm = start is not None and not few_serve
+    codes = start.clone() if start is not None and warm else X.new_zeros(n, n_components)
     gap, energy = np.empty(n), np.empty(n)
     n_iter = np.empty(n, dtype=np.int64)
-    rows, atoms, products, prices, correlations, out = (
-        t.detach().contiguous().numpy() for t in (X, D, gram, penalty, X @ D.T, codes)
-    )
-    eps = torch.finfo(X.dtype).eps
-
-    most = n_components if ridge > 0 else min(D.shape)
-    depth = min(most, DEPTH)
-    # a row's second tries count as steps too
-    side_by_side = n_components <= FEW and not warm and max_steps >= DEPTH + TRIES
+    answers = codes.numpy(), gap, energy, n_iter
+    rows, atoms, products, prices = (t.detach().contiguous().numpy() for t in (X, D, gram, penalty))
+    # rows of few atoms nearly always make their own products
+    correlations = np.empty((n, n_components), rows.dtype) if few_serve else rows @ atoms.T
+    options = float(ridge), positive, float(np.finfo(rows.dtype).eps)
+    problem = few(atoms, prices, ridge) if few_serve else None
 
     def solve(chunk: np.ndarray) -> None:
-        given = (rows, atoms, products, correlations, prices, float(ridge), positive, eps)
-        if side_by_side:
-            chunk = lanes(chunk, *given, depth, out, gap, energy, n_iter)
-        _working_set(chunk, *given, max_steps, warm, out, gap, energy, n_iter)
+        if problem is not None:
+            chunk = few_atoms(chunk, rows, problem, block(problem), *options, max_steps, *answers)
+            correlations[chunk] = rows[chunk] @ atoms.T
+        if len(chunk):  # otherwise there is nothing to be compiled for
+            _working_set(
+                chunk, rows, atoms, products, correlations, prices, *options, max_steps, warm,
+                *answers,
+            )  # fmt: skip
 
     _in_chunks(solve, n, max(1, CHUNK // n_components))
     return Answer(codes, *(torch.from_numpy(a) for a in (gap, energy, n_iter)))

@@ -23,8 +23,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for what only compiled code calls, without a way in from Python."""
-    return _jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    """The same for what only compiled code calls: put in its place, no way in from Python.
+
+    An array is nine numbers, and a call that is one copies them all.
+    """
+    return _jit(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def _jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:

@@ -1,0 +1,351 @@
+"""The lasso over few atoms: an active set in an orthogonal basis, held in vectors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .cpu_few_certificate import LEAST, conclude
+from .cpu_jit import compiled, part
+from .cpu_vectors import (
+    WIDTH,
+    absolute,
+    at_least,
+    bare,
+    cast,
+    first,
+    largest,
+    load,
+    maximum,
+    multiply,
+    plus,
+    splat,
+    store,
+    subtract,
+    zeros,
+)  # fmt: skip
+
+BLOCK = 16  # rows that take turns, so that one is computed while another waits
+DEPTH = WIDTH  # most active atoms
+TOL = 2  # an atom is violated by more than this many roundings of the largest product
+
+
+class Few(NamedTuple):
+    """The problem, atoms padded to whole vectors.
+
+    Attributes
+    ----------
+    atoms : float64 array of shape (n_features, width)
+        ``Dᵀ``, zeros as padding.
+    gram, exact_gram : arrays of shape (n_components, width)
+        ``DDᵀ + ridge·I`` in the type of the rows, and in double precision.
+    penalty, exact_penalty : arrays of shape (width,)
+        p, infinite as padding.
+    unit : array of shape (DEPTH, DEPTH)
+        Rows of the identity.
+    """
+
+    atoms: np.ndarray
+    gram: np.ndarray
+    exact_gram: np.ndarray
+    penalty: np.ndarray
+    exact_penalty: np.ndarray
+    unit: np.ndarray
+
+
+class Block(NamedTuple):
+    r"""State of some rows.
+
+    Gram–Schmidt on the active atoms in the geometry of the Gram matrix G: step t makes
+    :math:`\text{basis}_t = (G_{e_t} - \sum_{u<t} \text{basis}_{u e_t}\,\text{basis}_u)/\ell_t`,
+    the products of all atoms with the part of atom :math:`e_t` that the atoms before it do
+    not span, of length :math:`\ell_t`, scaled to length 1. ``mix`` says which mix of atoms this is.
+
+    Attributes
+    ----------
+    products : float64 array of shape (BLOCK, width)
+        ``xDᵀ``.
+    slope : array of shape (BLOCK, width)
+        Products of all atoms with the residual of the present codes.
+    basis : array of shape (BLOCK, DEPTH, width)
+    mix : array of shape (BLOCK, DEPTH, DEPTH)
+    code, sign : arrays of shape (BLOCK, DEPTH)
+        Of active atoms, in the order in which they became so.
+    atom : int array of shape (BLOCK, DEPTH)
+    size : int array of shape (BLOCK,)
+        How many atoms are active; -1 for a row that must be solved in another way.
+    open : int array of shape (BLOCK,)
+        Rows that are not done.
+    top : array of shape (BLOCK,)
+        Largest size of a product.
+    before : array of shape (DEPTH,)
+        Codes before a step.
+    found : float64 array of shape (width,)
+    exact : float64 array of shape (DEPTH,)
+    wanted : array of shape (DEPTH,)
+        Room for :func:`conclude`.
+    """
+
+    products: np.ndarray
+    slope: np.ndarray
+    basis: np.ndarray
+    mix: np.ndarray
+    code: np.ndarray
+    sign: np.ndarray
+    atom: np.ndarray
+    size: np.ndarray
+    open: np.ndarray
+    top: np.ndarray
+    before: np.ndarray
+    found: np.ndarray
+    exact: np.ndarray
+    wanted: np.ndarray
+
+
+def few(D: np.ndarray, penalty: np.ndarray, ridge: float) -> Few:
+    """Pad a problem."""
+    n_components, n_features = D.shape
+    width = -(-n_components // WIDTH) * WIDTH
+    atoms = np.zeros((n_features, width))
+    atoms[:, :n_components] = D.T
+    exact_gram = np.zeros((n_components, width))
+    exact_gram[:, :n_components] = atoms.T[:n_components] @ atoms[:, :n_components]
+    exact_gram[np.arange(n_components), np.arange(n_components)] += ridge
+    exact_penalty = np.full(width, np.inf)
+    exact_penalty[:n_components] = np.maximum(penalty, LEAST)
+    unit = np.eye(DEPTH, dtype=D.dtype)
+    narrow = exact_gram.astype(D.dtype), exact_penalty.astype(D.dtype)  # LEAST may become 0
+    return Few(atoms, narrow[0], exact_gram, narrow[1], exact_penalty, unit)
+
+
+def block(problem: Few) -> Block:
+    """Room for some rows of a problem."""
+    width, dtype = problem.atoms.shape[1], problem.gram.dtype
+    return Block(
+        products=np.zeros((BLOCK, width)),
+        slope=np.zeros((BLOCK, width), dtype),
+        basis=np.zeros((BLOCK, DEPTH, width), dtype),
+        mix=np.zeros((BLOCK, DEPTH, DEPTH), dtype),
+        code=np.zeros((BLOCK, DEPTH), dtype),
+        sign=np.zeros((BLOCK, DEPTH), dtype),
+        atom=np.zeros((BLOCK, DEPTH), np.int64),
+        size=np.zeros(BLOCK, np.int64),
+        open=np.zeros(BLOCK, np.int64),
+        top=np.zeros(BLOCK, dtype),
+        before=np.zeros(DEPTH, dtype),
+        found=np.zeros(width),
+        exact=np.zeros(DEPTH),
+        wanted=np.zeros(DEPTH, dtype),
+    )
+
+
+@part
+def _begin(X, row, problem, state, r):
+    """Codes zero; the slopes are the products with the row."""
+    atoms, products, slope = problem.atoms, state.products, state.slope
+    n_features, width = atoms.shape
+    top = zeros(slope)
+    for b in range(0, width, WIDTH):
+        v = zeros(products)
+        for m in range(n_features):
+            v = plus(v, np.float64(X[row, m]), load(atoms, m * width + b))
+        store(products, r * width + b, v)
+        rounded = cast(v, slope)
+        store(slope, r * width + b, rounded)
+        top = maximum(top, absolute(rounded))
+    state.top[r] = largest(top)
+    store(state.code, r * DEPTH, zeros(slope))
+    store(state.sign, r * DEPTH, zeros(slope))
+    state.size[r], state.open[r] = 0, r
+
+
+@part
+def _gain(slope, penalty, start, b, positive):
+    v = load(slope, start + b)
+    return subtract(v if positive else absolute(v), load(penalty, b))
+
+
+@part
+def _most_violated(slope, penalty, start, positive, tol):
+    """Atom that gains most from leaving zero, or -1."""
+    width = penalty.shape[0]
+    best = splat(tol)
+    for b in range(0, width, WIDTH):
+        best = maximum(best, _gain(slope, penalty, start, b, positive))
+    top = largest(best)
+    if top > tol:
+        for b in range(0, width, WIDTH):
+            place = first(at_least(_gain(slope, penalty, start, b, positive), splat(top)))
+            if place < WIDTH:
+                return b + place
+    return -1
+
+
+@part
+def _append(problem, state, r, k, e, sign, independent):
+    """Make atom ``e`` active, and move to the minimiser for these signs.
+
+    False, and nothing done, if the ``k`` active atoms span it.
+    """
+    gram, unit, penalty = problem.gram, problem.unit, problem.penalty
+    slope, basis, mix, code = state.slope, state.basis, state.mix, state.code
+    width = penalty.shape[0]
+    start, mine = r * DEPTH * width, r * DEPTH * DEPTH
+    left = gram[e, e]
+    for u in range(k):
+        left -= basis[r, u, e] * basis[r, u, e]
+    if not left > independent * gram[e, e]:
+        return False
+    scale = slope.dtype.type(1) / np.sqrt(left)
+    height = (slope[r, e] - penalty[e] * sign) * scale
+    for b in range(0, width, WIDTH):
+        v = load(gram, e * width + b)
+        for u in range(k):
+            v = plus(v, -basis[r, u, e], load(basis, start + u * width + b))
+        v = multiply(v, splat(scale))
+        store(basis, start + k * width + b, v)
+        store(slope, r * width + b, plus(load(slope, r * width + b), -height, v))
+    w = load(unit, k * DEPTH)
+    for u in range(k):
+        w = plus(w, -basis[r, u, e], load(mix, mine + u * DEPTH))
+    w = multiply(w, splat(scale))
+    store(mix, mine + k * DEPTH, w)
+    store(code, r * DEPTH, plus(load(code, r * DEPTH), height, w))
+    return True
+
+
+@part
+def _any_crossed(state, r):
+    """Whether some active code is not on the side of its sign."""
+    sign = load(state.sign, r * DEPTH)
+    agreement = multiply(load(state.code, r * DEPTH), sign)
+    idle = subtract(splat(state.code.dtype.type(1)), absolute(sign))
+    return first(at_least(zeros(state.code), maximum(agreement, idle))) < WIDTH
+
+
+@part
+def _drop_crossed(state, r, k):
+    """Go from the codes before as far as no code changes its sign; drop those that vanish.
+
+    ``before`` then holds the codes there. Returns how many atoms stay active.
+    """
+    code, sign, atom, before = state.code, state.sign, state.atom, state.before
+    share = code.dtype.type(1)
+    for i in range(k):
+        if code[r, i] * sign[r, i] <= 0:
+            share = min(share, before[i] / (before[i] - code[r, i]))
+    kept = 0
+    for i in range(k):
+        target = code[r, i]
+        if target * sign[r, i] <= 0 and before[i] / (before[i] - target) <= share:
+            continue
+        before[kept] = before[i] + share * (target - before[i])
+        atom[r, kept], sign[r, kept] = atom[r, i], sign[r, i]
+        kept += 1
+    for i in range(kept, k):
+        before[i], sign[r, i] = 0, 0
+    return kept
+
+
+@part
+def _repair(problem, state, r, k, independent):
+    """Drop atoms until all codes have their signs; how many stay, -1 if they are dependent."""
+    products, slope = state.products, state.slope
+    width = slope.shape[1]
+    while k > 0 and _any_crossed(state, r):
+        k = _drop_crossed(state, r, k)
+        for b in range(0, width, WIDTH):
+            store(slope, r * width + b, cast(load(products, r * width + b), slope))
+        store(state.code, r * DEPTH, zeros(slope))
+        for i in range(k):
+            e, sign = state.atom[r, i], state.sign[r, i]
+            if not _append(problem, state, r, i, e, sign, independent):
+                return -1
+    return k
+
+
+@part
+def _step(problem, state, r, positive, tol, independent):
+    """Add the most violated atom of a row; is it worth looking at again?"""
+    slope, penalty, k = state.slope, problem.penalty, state.size[r]
+    width, one = slope.shape[1], slope.dtype.type(1)
+    e = _most_violated(slope, penalty, r * width, positive, tol * state.top[r])
+    if e < 0:
+        return False
+    store(state.before, 0, load(state.code, r * DEPTH))
+    sign = one if slope[r, e] > 0 else -one
+    if k == DEPTH or not _append(problem, state, r, k, e, sign, independent):
+        state.size[r] = -1
+        return False
+    state.atom[r, k] = e
+    signs = plus(load(state.sign, r * DEPTH), sign, load(problem.unit, k * DEPTH))
+    store(state.sign, r * DEPTH, signs)
+    state.size[r] = _repair(problem, state, r, k + 1, independent)
+    return state.size[r] >= 0
+
+
+@part
+def _without_owners(problem, state):
+    atoms, gram, exact_gram, penalty, exact_penalty, unit = problem
+    return Few(
+        bare(atoms), bare(gram), bare(exact_gram), bare(penalty), bare(exact_penalty), bare(unit)
+    ), Block(
+        bare(state.products), bare(state.slope), bare(state.basis), bare(state.mix),
+        bare(state.code), bare(state.sign), bare(state.atom), bare(state.size),
+        bare(state.open), bare(state.top), bare(state.before), bare(state.found),
+        bare(state.exact), bare(state.wanted),
+    )  # fmt: skip
+
+
+@compiled
+def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, gap, energy, n_iter):
+    r"""Minimise :math:`\tfrac12\|x-sD\|^2 + \sum_j p_j|s_j| + \tfrac{\rho}{2}\|s\|^2`.
+
+    Every row adds its most violated atom and moves to the minimiser for the signs of its
+    active atoms, or until a code vanishes: then its atom is dropped, and the basis of the
+    others is made anew. See :func:`~.cpu_active_set.descend`, which does the same with an
+    inverse and for any number of atoms.
+
+    Parameters
+    ----------
+    problem : Few
+    state : Block
+        Room to work in.
+    others
+        As in :func:`~.cpu_working_set.working_set`; ``codes`` holds zeros.
+
+    Returns
+    -------
+    int array
+        Rows that are left: they need more than ``DEPTH`` atoms, or dependent ones.
+    """
+    problem, state = _without_owners(problem, state)
+    x, out, gaps, energies, steps = bare(X), bare(codes), bare(gap), bare(energy), bare(n_iter)
+    kind = state.slope.dtype.type
+    tol, independent = kind(TOL * eps), kind(eps**0.7)
+    left, n_left = np.empty(len(rows), np.int64), 0
+    for begin in range(0, len(rows), BLOCK):
+        busy = min(BLOCK, len(rows) - begin)
+        for r in range(busy):
+            _begin(x, rows[begin + r], problem, state, r)
+            steps[rows[begin + r]] = 0
+        still = busy
+        while still > 0:
+            kept = 0
+            for i in range(still):
+                r = state.open[i]
+                row = rows[begin + r]
+                if steps[row] < max_steps and _step(problem, state, r, positive, tol, independent):
+                    steps[row] += 1
+                    state.open[kept] = r
+                    kept += 1
+            still = kept
+        for r in range(busy):
+            row = rows[begin + r]
+            if state.size[r] < 0:
+                left[n_left] = row
+                n_left += 1
+            else:
+                conclude(x, row, problem, state, r, ridge, positive, eps, out, gaps, energies)
+    return left[:n_left]

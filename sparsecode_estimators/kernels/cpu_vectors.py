@@ -1,0 +1,234 @@
+"""Sixteen numbers at a time, in registers, for compiled loops.
+
+LLVM turns a loop over an array into vector instructions only after it has made sure that no
+two arrays overlap, which for rows of sixteen numbers takes longer than the work. Here
+vectors are values: what is loaded, computed and stored is written down, and LLVM makes of it
+what the processor has, whatever the width of its registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+WIDTH = 16  # of every vector, whatever the processor
+
+# Sums may be reordered and contracted, and NaN does not come up (see cpu_jit); infinities may.
+_FAST = ("reassoc", "contract", "arcp", "nsz", "nnan")
+_ZEROS = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+
+
+class Vector(types.Type):
+    """``WIDTH`` numbers of one floating point type."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Vector({dtype})")
+
+
+class Mask(types.Type):
+    """``WIDTH`` truth values."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Mask")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        number = ir.FloatType() if kind.dtype == types.float32 else ir.DoubleType()
+        super().__init__(manager, kind, ir.VectorType(number, WIDTH))
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Mask) -> None:
+        super().__init__(manager, kind, ir.VectorType(ir.IntType(1), WIDTH))
+
+
+@intrinsic
+def bare(_, array):
+    """The same array without its owner, so that no references to it are counted.
+
+    Whoever owns the memory must outlive it: use it on arguments only.
+    """
+
+    def codegen(context, builder, signature, args):
+        view = context.make_array(signature.args[0])(context, builder, args[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        view.parent = cgutils.get_null_value(view.parent.type)
+        return view._getvalue()
+
+    return array(array), codegen
+
+
+def _place(context, builder, kind, array, place):
+    """Pointer to the vector that begins at a place of the flat array; its alignment."""
+    data = context.make_array(kind)(context, builder, array).data
+    vector = ir.VectorType(context.get_data_type(kind.dtype), WIDTH)
+    pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+    return pointer, kind.dtype.bitwidth // 8
+
+
+@intrinsic
+def load(_, array, place):
+    """Vector that begins at ``place``, counted over the whole of a contiguous array."""
+
+    def codegen(context, builder, signature, args):
+        pointer, align = _place(context, builder, signature.args[0], *args)
+        return builder.load(pointer, align=align)
+
+    return Vector(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic
+def store(_, array, place, vector):
+    """Write a vector to ``place`` and what follows it."""
+
+    def codegen(context, builder, signature, args):
+        pointer, align = _place(context, builder, signature.args[0], *args[:2])
+        builder.store(args[2], pointer, align=align)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, vector), codegen
+
+
+def _spread(builder, number):
+    undefined = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
+    one = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, undefined, _ZEROS)
+
+
+@intrinsic
+def splat(_, number):
+    """The number in every place."""
+
+    def codegen(context, builder, signature, args):
+        return _spread(builder, args[0])
+
+    return Vector(number)(number), codegen
+
+
+@intrinsic
+def zeros(_, like):
+    """Zeros of the type of an array."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(context.get_value_type(signature.return_type), [0.0] * WIDTH)
+
+    return Vector(like.dtype)(like), codegen
+
+
+@intrinsic
+def cast(_, vector, like):
+    """The vector in the type of an array."""
+
+    def codegen(context, builder, signature, args):
+        wanted = context.get_value_type(signature.return_type)
+        if args[0].type == wanted:
+            return args[0]
+        narrower = isinstance(wanted.element, ir.FloatType)
+        return (builder.fptrunc if narrower else builder.fpext)(args[0], wanted)
+
+    return Vector(like.dtype)(vector, like), codegen
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    @intrinsic
+    def operation(_, a, b):
+        def codegen(context, builder, signature, args):
+            return getattr(builder, name)(*args, flags=_FAST)
+
+        return a(a, b), codegen
+
+    return operation
+
+
+subtract, multiply, divide = (_operation(name) for name in ("fsub", "fmul", "fdiv"))
+
+
+@intrinsic
+def plus(_, vector, number, other):
+    """``vector + number·other``."""
+
+    def codegen(context, builder, signature, args):
+        product = builder.fmul(_spread(builder, args[1]), args[2], flags=_FAST)
+        return builder.fadd(args[0], product, flags=_FAST)
+
+    return vector(vector, vector.dtype, vector), codegen
+
+
+def _call(builder, name, result, args):
+    """Call an intrinsic function of LLVM that is overloaded on the type of its last argument."""
+    bits = 64 if isinstance(args[-1].type.element, ir.DoubleType) else 32
+    kind = ir.FunctionType(result, [a.type for a in args])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{WIDTH}f{bits}")
+    return builder.call(function, args, fastmath=_FAST)
+
+
+@intrinsic
+def maximum(_, a, b):
+    """The larger one in every place."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.maxnum", args[0].type, args)
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def absolute(_, vector):
+    """Absolute values."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.fabs", args[0].type, args)
+
+    return vector(vector), codegen
+
+
+@intrinsic
+def largest(_, vector):
+    """The largest number in it."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.vector.reduce.fmax", args[0].type.element, args)
+
+    return vector.dtype(vector), codegen
+
+
+@intrinsic
+def total(_, vector):
+    """The sum of it."""
+
+    def codegen(context, builder, signature, args):
+        zero = ir.Constant(args[0].type.element, -0.0)
+        return _call(builder, "llvm.vector.reduce.fadd", zero.type, [zero, args[0]])
+
+    return vector.dtype(vector), codegen
+
+
+@intrinsic
+def at_least(_, a, b):
+    """Where ``a ≥ b``."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fcmp_ordered(">=", *args)
+
+    return Mask()(a, b), codegen
+
+
+@intrinsic
+def first(_, mask):
+    """Number of the first place that is true; ``WIDTH`` if none is."""
+
+    def codegen(context, builder, signature, args):
+        bits = builder.bitcast(args[0], ir.IntType(WIDTH))
+        place = builder.cttz(bits, ir.Constant(ir.IntType(1), 0))
+        return builder.zext(place, ir.IntType(64))
+
+    return types.int64(mask), codegen
