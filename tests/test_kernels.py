@@ -23,25 +23,68 @@ def tensors(n, n_features, n_components, k, seed, *, positive, dtype=torch.float
     return torch.tensor(X, dtype=dtype), torch.tensor(D, dtype=dtype)
 
 
-def solve(make, X, D, alpha, *, positive, start=None, max_steps=1000):
+def solve(make, X, D, alpha, *, positive, start=None, max_steps=1000, wide=False):
+    """With ``wide`` there is no Gram matrix."""
     penalty = torch.full((len(D),), alpha, dtype=X.dtype)
     options = {"ridge": 0.0, "positive": positive, "start": start, "max_steps": max_steps}
-    return make.working_set(X, D, D @ D.T, penalty, **options)
+    return make.working_set(X, D, None if wide else D @ D.T, penalty, **options)
 
 
-# few atoms side by side in lanes, few with a dense answer, and many with candidates
-SIZES = [(200, 8, 16, 3, 0.1), (60, 12, 24, 6, 1e-4), (60, 30, 200, 5, 0.05), (6, 20, 90, 9, 1e-3)]
+# few atoms, few with more active ones than a vector holds, and many
+SIZES = [(200, 8, 16, 3, 0.1), (60, 24, 40, 6, 1e-4), (60, 30, 200, 5, 0.05), (6, 20, 90, 9, 1e-3)]
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize(("n", "n_features", "n_components", "k", "alpha"), SIZES)
-def test_loops_agree_with_the_definition(n, n_features, n_components, k, alpha, positive):
+def test_loops_agree_with_the_definition(n, n_features, n_components, k, alpha, positive, wide):
     X, D = tensors(n, n_features, n_components, k, seed=81, positive=positive)
-    ours, meant = (solve(m, X, D, alpha, positive=positive) for m in (cpu, reference))
+    ours, meant = (
+        solve(make, X, D, alpha, positive=positive, wide=wide) for make in (cpu, reference)
+    )
     np.testing.assert_allclose(ours.codes, meant.codes, atol=1e-9)
     np.testing.assert_allclose(ours.energy, meant.energy, atol=1e-12)
     assert ours.gap.max() < 1e-10
     assert meant.gap.max() < 1e-10
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(("n", "n_features", "n_components", "k", "alpha"), SIZES)
+def test_weights_and_a_ridge(n, n_features, n_components, k, alpha, wide, positive):
+    """The elastic net of (x, 0) with the atoms (d, √ρ e)."""
+    X, D = tensors(n, n_features, n_components, k, seed=87, positive=positive)
+    penalty = alpha * (0.5 + torch.rand(n_components, dtype=X.dtype))
+    options = {"positive": positive, "start": None, "max_steps": 1000}
+    gram = None if wide else D @ D.T + 0.1 * torch.eye(n_components, dtype=X.dtype)
+    ours = cpu.working_set(X, D, gram, penalty, ridge=0.1, **options)
+    meant = reference.working_set(X, D, None, penalty, ridge=0.1, **options)
+    np.testing.assert_allclose(ours.codes, meant.codes, atol=1e-9)
+    np.testing.assert_allclose(ours.energy, meant.energy, atol=1e-12)
+    assert ours.gap.max() < 1e-10
+
+
+def test_rounded_products_change_nothing(monkeypatch):
+    """Where the processor is faster with bfloat16, they only say where to look."""
+    X, D = tensors(300, 30, 200, 5, seed=88, positive=False, dtype=torch.float32)
+    plain = solve(cpu, X, D, 0.05, positive=False, wide=True)
+    monkeypatch.setattr(cpu, "_rounded_is_faster", lambda: True)
+    rounded = solve(cpu, X, D, 0.05, positive=False, wide=True)
+    np.testing.assert_allclose(rounded.codes, plain.codes, atol=1e-5)
+    assert rounded.gap.max() < 1e-7
+
+
+def test_a_limit_of_steps_is_kept():
+    X, D = tensors(40, 30, 200, 5, seed=89, positive=True)
+    for wide in (False, True):
+        found = solve(cpu, X, D, 0.01, positive=True, max_steps=3, wide=wide)
+        assert found.n_iter.max() <= 3
+        assert ((found.codes != 0).sum(1) <= 3).all()
+        assert found.gap.min() > 1e-6
+    X, D = tensors(40, 8, 16, 3, seed=89, positive=True)
+    found = solve(cpu, X, D, 0.01, positive=True, max_steps=2)
+    assert found.n_iter.max() <= 2
+    assert ((found.codes != 0).sum(1) <= 2).all()
 
 
 @pytest.mark.parametrize("n_components", [16, 120])
@@ -125,7 +168,7 @@ def test_a_start_does_not_change_the_answer(problem):
     start = torch.tensor(np.random.default_rng(3).standard_normal((len(X), len(D))))
     start = start.clamp(min=0) if problem.positive else start
     a, b = (
-        solve(cpu, X, D, float(problem.alpha), positive=problem.positive, start=s)
+        solve(cpu, X, D, float(problem.alpha), positive=problem.positive, start=s, wide=True)
         for s in (None, start)
     )
     np.testing.assert_allclose(a.codes @ D, b.codes @ D, atol=1e-7 * float(X.abs().max() + 1e-300))

@@ -10,12 +10,12 @@ from .fista import fista
 from .problem import Lasso
 from .solution import Solution
 
-LARGEST_GRAM = 2**13  # atoms beyond which the Gram matrix is too big to be worth it
+LARGEST_GRAM = 2**12  # atoms beyond which the Gram matrix is not worth its price
 
 
 def suits(X: Tensor, D: Tensor) -> bool:
     """Whether this solver is the fastest known for such a problem."""
-    return kernels.accelerated(X) and len(D) <= LARGEST_GRAM
+    return kernels.accelerated(X)
 
 
 def working_set(
@@ -78,7 +78,7 @@ def _kernel(
     return kernels.working_set(
         problem.X[rows],
         problem.D,
-        problem.atoms.gram,
+        problem.atoms.gram if len(problem.D) <= LARGEST_GRAM else None,
         problem.penalty,
         ridge=problem.ridge,
         positive=problem.positive,

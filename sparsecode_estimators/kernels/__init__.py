@@ -35,7 +35,7 @@ def accelerated(X: Tensor) -> bool:
 def working_set(
     X: Tensor,
     D: Tensor,
-    gram: Tensor,
+    gram: Tensor | None,
     penalty: Tensor,
     *,
     ridge: float,
@@ -49,8 +49,8 @@ def working_set(
     ----------
     X : Tensor of shape (n, n_features)
     D : Tensor of shape (n_components, n_features)
-    gram : Tensor of shape (n_components, n_components)
-        ``DDᵀ``, without the ridge.
+    gram : Tensor of shape (n_components, n_components) or None
+        ``DDᵀ``, without the ridge. None: where it would be too big to be worth it.
     penalty : Tensor of shape (n_components,)
         p, at least zero.
     ridge : float
@@ -65,7 +65,7 @@ def working_set(
     -------
     Answer
     """
-    if ridge:
+    if ridge and gram is not None:
         gram = gram.clone()
         gram.diagonal().add_(ridge)
     make = (_compiled() if X.device.type == "cpu" else None) or reference

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .cpu_few_atoms import block, few, few_atoms
+from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
 
 FEW = 64  # atoms up to which all of them are looked at in every step
 CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrupts get through
+TOGETHER = 256  # rows whose products with all atoms are made at once
+PART = 16  # rows of these that a thread takes at a time
+ROUGH = 0.02  # rounded products look for violations above this share of the penalty
 
 
 def working_set(
     X: Tensor,
     D: Tensor,
-    gram: Tensor,
+    gram: Tensor | None,
     penalty: Tensor,
     *,
     ridge: float,
@@ -30,34 +35,86 @@ def working_set(
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.working_set`; ``gram`` includes the ridge."""
     n, n_components = len(X), len(D)
-    few_serve = n_components <= FEW
-    warm = start is not None and not few_serve
-    codes = start.clone() if start is not None and warm else X.new_zeros(n, n_components)
+    make = _few if n_components <= FEW else _wide if gram is None else _many
+    if make is _few:
+        start = None  # all atoms are looked at anyway
+    codes = X.new_zeros(n, n_components) if start is None else start.clone()
     gap, energy = np.empty(n), np.empty(n)
-    n_iter = np.empty(n, dtype=np.int64)
-    answers = codes.numpy(), gap, energy, n_iter
-    rows, atoms, products, prices = (t.detach().contiguous().numpy() for t in (X, D, gram, penalty))
-    # rows of few atoms nearly always make their own products
-    correlations = np.empty((n, n_components), rows.dtype) if few_serve else rows @ atoms.T
-    options = float(ridge), positive, float(np.finfo(rows.dtype).eps)
-    problem = few(atoms, prices, ridge) if few_serve else None
-
-    def solve(chunk: np.ndarray) -> None:
-        if problem is not None:
-            chunk = few_atoms(chunk, rows, problem, block(problem), *options, max_steps, *answers)
-            correlations[chunk] = rows[chunk] @ atoms.T
-        if len(chunk):  # otherwise there is nothing to be compiled for
-            _working_set(
-                chunk, rows, atoms, products, correlations, prices, *options, max_steps, warm,
-                *answers,
-            )  # fmt: skip
-
-    _in_chunks(solve, n, max(1, CHUNK // n_components))
+    n_iter = np.zeros(n, dtype=np.int64)
+    rows, atoms, prices = (t.detach().contiguous().numpy() for t in (X, D, penalty))
+    given = (rows, atoms, prices, float(ridge), positive, float(np.finfo(rows.dtype).eps))
+    out = (codes.numpy(), gap, energy, n_iter)
+    make(given, gram, start is not None, max_steps, out)
     return Answer(codes, *(torch.from_numpy(a) for a in (gap, energy, n_iter)))
 
 
-def _in_chunks(work: Callable[[np.ndarray], None], n: int, size: int) -> None:
-    """Call ``work`` on all rows, chunk by chunk.
+def _many(
+    given: tuple[Any, ...], gram: Tensor | None, warm: bool, max_steps: int, out: tuple[Any, ...]
+) -> None:
+    """Slopes by the Gram matrix."""
+    rows, atoms, _, ridge = given[:4]
+    if gram is None:
+        products = atoms @ atoms.T + ridge * np.eye(len(atoms), dtype=atoms.dtype)
+    else:
+        products = gram.detach().contiguous().numpy()
+    more = (products, rows @ atoms.T, max_steps, warm)
+    _in_chunks(_working_set, len(rows), max(1, CHUNK // len(atoms)), *given, *more, *out)
+
+
+def _few(
+    given: tuple[Any, ...], gram: Tensor | None, warm: bool, max_steps: int, out: tuple[Any, ...]
+) -> None:
+    """All atoms in vectors; the rows that this leaves one after the other."""
+    rows, atoms, prices, *options = given
+    problem, left = few(atoms, prices, options[0]), []
+
+    def solve(chunk: np.ndarray) -> None:
+        room = block(problem)
+        left.append(few_atoms(chunk, rows, problem, room, *options, max_steps, *out))
+
+    _in_chunks(solve, len(rows), CHUNK // len(atoms))
+    rest = np.sort(np.concatenate([np.empty(0, np.int64), *left]))
+    if len(rest):  # otherwise there is nothing to be compiled for
+        answers = tuple(a[rest] for a in out)
+        _many((rows[rest], *given[1:]), gram, False, max_steps, answers)
+        for whole, answer in zip(out, answers, strict=True):
+            whole[rest] = answer
+
+
+def _wide(
+    given: tuple[Any, ...], gram: Tensor | None, warm: bool, max_steps: int, out: tuple[Any, ...]
+) -> None:
+    """No Gram matrix: products of many rows with all atoms, between problems on few atoms.
+
+    The first rounds look for large violations only, for which products of rounded numbers
+    are good enough where the processor is faster with them.
+    """
+    rows, atoms, *options = given
+    D = torch.from_numpy(atoms)
+    rounded = D.bfloat16() if atoms.dtype == np.float32 and _rounded_is_faster() else D
+    for begin in range(0, len(rows), TOGETHER):
+        batch = slice(begin, begin + TOGETHER)
+        X, answers = rows[batch], [a[batch] for a in out]
+        residual = X - answers[0] @ atoms if warm else X.copy()
+        done = np.empty(len(X), dtype=np.bool_)
+        for exact in (True,) if rounded is D else (False, True):
+            open_rows = np.arange(len(X))
+            least, multiplier = (0.0, D) if exact else (ROUGH, rounded)
+            while len(open_rows):
+                r = torch.from_numpy(residual[open_rows])
+                slopes = (r.to(multiplier.dtype) @ multiplier.T).to(D.dtype).numpy()
+                state = (least, open_rows, slopes, residual, done, max_steps)
+                _in_chunks(wide_round, len(open_rows), PART, X, atoms, *options, *state, *answers)
+                open_rows = open_rows[~done[open_rows]]
+
+
+def _rounded_is_faster() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in hardware (AMX)."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def _in_chunks(work: Callable[..., Any], n: int, size: int, *more: Any) -> None:
+    """Call ``work`` on all rows, chunk by chunk, with whatever ``more`` it takes.
 
     The pool lives for one call: nothing is left behind for a forked child to wait for.
     """
@@ -65,11 +122,11 @@ def _in_chunks(work: Callable[[np.ndarray], None], n: int, size: int) -> None:
     threads = min(torch.get_num_threads(), len(chunks))
     if threads <= 1:
         for chunk in chunks:
-            work(chunk)
+            work(chunk, *more)
         return
     pool = ThreadPoolExecutor(threads)
     try:
-        for _ in pool.map(work, chunks):
+        for _ in pool.map(lambda chunk: work(chunk, *more), chunks):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

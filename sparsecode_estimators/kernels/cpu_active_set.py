@@ -68,7 +68,7 @@ def new_face(gram, size):
 
 
 @part
-def _project(face, k, e):
+def project(face, k, e):
     """Coefficients of candidate ``e`` on the active atoms; what is left of its length."""
     gram, inverse, column, active = face.gram, face.inverse, face.column, face.active
     row = face.step
@@ -86,7 +86,7 @@ def _project(face, k, e):
 
 
 @part
-def _border(face, k, e, left):
+def border(face, k, e, left):
     """Inverse with one more active atom, whose projection is in ``face.column``."""
     inverse, column = face.inverse, face.column
     weight = 1 / left
@@ -226,9 +226,9 @@ def enlist(face, p, k, positive, tol, independent, most):
             break
         gain = (slope[e] if positive else abs(slope[e])) - penalty[e]
         if gain > tol and state[e] == IDLE:
-            left = _project(face, k, e)
+            left = project(face, k, e)
             if left > independent * face.gram[e, e]:
-                _border(face, k, e, left)
+                border(face, k, e, left)
                 state[e] = ACTIVE
                 face.sign[e] = 1 if slope[e] > 0 else -1
                 k += 1
@@ -258,10 +258,10 @@ def descend(face, p, k, positive, tol, independent, max_steps):
             break
         sign = face.slope.dtype.type(1 if face.slope[e] > 0 else -1)
         while True:
-            left = _project(face, k, e)
+            left = project(face, k, e)
             # a full set spans everything, whatever rounding leaves of a length
             if left > independent * face.gram[e, e] and k + 1 < face.active.shape[0]:
-                _border(face, k, e, left)
+                border(face, k, e, left)
                 face.state[e] = ACTIVE
                 face.sign[e] = np.int8(sign)
                 k = settle(face, p, k + 1, k)

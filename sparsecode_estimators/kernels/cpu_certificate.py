@@ -81,18 +81,18 @@ def worst_ratio(r, D, slope, penalty, positive):
 
 @part
 def conclude(
-    atoms, exact, products, k, energy, r, D, gram, step, slope, penalty, positive, ridge, codes, row
-):
+    atoms, places, exact, products, k, energy, r, D, gram, step, slope, penalty, positive, ridge,
+    codes, row,
+):  # fmt: skip
     """Write the codes of a row after its last step; its gap and the energy of its residual.
 
     Parameters
     ----------
-    atoms : int array of shape (k,)
-        Active atoms.
+    atoms, places : int arrays of shape (k,)
+        Active atoms, and where they are in ``gram``, products of atoms with the ridge.
     exact, products, step : arrays of shape (k,)
         Codes before the step and ``d_j·r − ridge·s_j`` there, and the step. It is so short
-        that its own effect on the products is exact enough in the precision of ``gram``,
-        ``DDᵀ + ridge·I``.
+        that its own effect on the products is exact enough in the precision of ``gram``.
     energy : float
         ``‖r‖²`` before the step.
     r : float64 array of shape (n_features,)
@@ -106,7 +106,7 @@ def conclude(
     for i in range(k):
         change = 0.0
         for j in range(k):
-            change += gram[atoms[i], atoms[j]] * step[j]
+            change += gram[places[i], places[j]] * step[j]
         # ‖r − δA‖² = ‖r‖² − δ·(2 Ar − δAAᵀ), and the ridge is in both products
         energy -= step[i] * (2 * products[i] - change + ridge * (2 * exact[i] + step[i]))
         code, size = exact[i] + step[i], np.float64(penalty[atoms[i]])

@@ -38,7 +38,7 @@ def _slopes(Q, row, gram, cand, face, k, slope):
 
 
 @part
-def _gains(slope, threshold, positive, blocks):
+def gains(slope, threshold, positive, blocks):
     """Largest gain from leaving zero in each block of atoms; the largest of all."""
     largest = slope.dtype.type(-np.inf)
     for b in range(blocks.shape[0]):
@@ -58,7 +58,7 @@ def _gains(slope, threshold, positive, blocks):
 
 
 @part
-def _violated(slope, threshold, positive, blocks, cut, found, room):
+def violated(slope, threshold, positive, blocks, cut, found, room):
     """Atoms that gain more than ``cut`` from leaving zero; how many, at most the room."""
     m = 0
     for b in range(blocks.shape[0]):
@@ -142,7 +142,7 @@ def _evict(face, cand, threshold, p, k, gram, penalty):
 
 
 @part
-def _finish(X, row, D, gram, cand, face, k, ridge, slope, penalty, positive, room, codes):
+def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, codes):
     """One Newton step from the exact residual: codes to the last digit of their type."""
     r, exact, products, step, atoms = room
     inverse, column, active = face.inverse, face.column, face.active
@@ -160,8 +160,8 @@ def _finish(X, row, D, gram, cand, face, k, ridge, slope, penalty, positive, roo
             total += inverse[i, j] * column[j]
         step[i] = total if (exact[i] + total) * face.sign[active[i]] > 0 else -exact[i]
     return conclude(
-        atoms, exact, products, k, square(r), r, D, gram, step, slope, penalty, positive, ridge,
-        codes, row,
+        atoms, active, exact, products, k, square(r), r, D, face.gram, step, slope, penalty,
+        positive, ridge, codes, row,
     )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def scratch(n_features, size):
 
 @compiled
 def working_set(
-    rows, X, D, gram, Q, penalty, ridge, positive, eps, max_steps, warm, codes, gap, energy, n_iter
+    rows, X, D, penalty, ridge, positive, eps, gram, Q, max_steps, warm, codes, gap, energy, n_iter
 ):
     r"""Minimise :math:`\tfrac12\|x-sD\|^2 + \sum_j p_j|s_j| + \tfrac{\rho}{2}\|s\|^2`.
 
@@ -192,15 +192,15 @@ def working_set(
     rows : int array
         Which rows to solve.
     X, D : arrays of shape (n, n_features), (n_components, n_features)
-    gram : array of shape (n_components, n_components)
-        ``DDᵀ + ridge·I``.
-    Q : array of shape (n, n_components)
-        ``XDᵀ``.
     penalty : array of shape (n_components,)
     ridge : float
     positive : bool
     eps : float
         Of the floating point type.
+    gram : array of shape (n_components, n_components)
+        ``DDᵀ + ridge·I``.
+    Q : array of shape (n, n_components)
+        ``XDᵀ``.
     max_steps : int
         Most atoms added to a row.
     warm : bool
@@ -236,8 +236,8 @@ def working_set(
             if not everything and m == 0:
                 if p + SPARE > cap:
                     p = _evict(face, cand, threshold, p, k, gram, penalty)
-                cut = gram.dtype.type(GREED) * _gains(slope, threshold, positive, blocks)
-                m = _violated(slope, threshold, positive, blocks, max(tol, cut), found, cap - p)
+                cut = gram.dtype.type(GREED) * gains(slope, threshold, positive, blocks)
+                m = violated(slope, threshold, positive, blocks, max(tol, cut), found, cap - p)
             p = _admit(face, cand, threshold, p, found, m, gram, penalty)
             _refresh(face, cand, p, slope)
             if m == 0 and most_violated(face, p, positive, tol) < 0:
@@ -254,7 +254,7 @@ def working_set(
             if m == 0 and more + added == 0:
                 break
             m = 0
-        gap[row], energy[row] = _finish(
-            X, row, D, gram, cand, face, k, ridge, slope, penalty, positive, room, codes
+        gap[row], energy[row] = finish(
+            X, row, D, cand, face, k, ridge, slope, penalty, positive, room, codes
         )
         n_iter[row] = steps

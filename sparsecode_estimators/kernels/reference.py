@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 def working_set(
     X: Tensor,
     D: Tensor,
-    gram: Tensor,
+    gram: Tensor | None,
     penalty: Tensor,
     *,
     ridge: float,
@@ -45,7 +45,8 @@ def working_set(
     most violated atom, then goes to the minimiser on its active atoms, or as far as no code
     changes its sign. ``start`` is not needed: the answer is the same from everywhere.
     """
-    x, d, g, p = (t.double() for t in (X, D, gram, penalty))
+    x, d, p = (t.double() for t in (X, D, penalty))
+    g = gram.double() if gram is not None else d @ d.T + ridge * torch.eye(len(d)).to(d)
     q = x @ d.T
     codes = torch.zeros_like(q)
     n_iter = torch.zeros(len(x), dtype=torch.int64, device=x.device)
