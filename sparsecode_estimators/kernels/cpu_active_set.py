@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_jit import part
+from .cpu_jit import inlined, part
 
 IDLE, ACTIVE, USELESS = 0, 1, 2
 
@@ -67,7 +67,7 @@ def new_face(gram, size):
     )
 
 
-@part
+@inlined
 def project(face, k, e):
     """Coefficients of candidate ``e`` on the active atoms; what is left of its length."""
     gram, inverse, column, active = face.gram, face.inverse, face.column, face.active
@@ -85,7 +85,7 @@ def project(face, k, e):
     return left
 
 
-@part
+@inlined
 def border(face, k, e, left):
     """Inverse with one more active atom, whose projection is in ``face.column``."""
     inverse, column = face.inverse, face.column
@@ -122,7 +122,7 @@ def _drop(face, k, which):
     return last
 
 
-@part
+@inlined
 def _blocked(face, k, limit):
     """How much of ``face.step`` can be taken before a code reaches zero, and whose."""
     step, sign, code, active = face.step, face.sign, face.code, face.active
@@ -136,7 +136,7 @@ def _blocked(face, k, limit):
     return share, who
 
 
-@part
+@inlined
 def _move(face, p, k, share):
     """Take a share of ``face.step``, and keep the slopes up to date."""
     gram, slope, code = face.gram, face.slope, face.code
@@ -200,7 +200,7 @@ def _exchange(face, p, k, e, sign):
     return _drop(face, k, who), True
 
 
-@part
+@inlined
 def most_violated(face, p, positive, tol):
     """Idle candidate that gains most from leaving zero, or -1."""
     slope, penalty, state = face.slope, face.penalty, face.state

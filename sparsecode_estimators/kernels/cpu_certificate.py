@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import part
+from .cpu_jit import inlined, part
 
 NEAR = 1e-3  # relative distance to the bound within which a slope is computed exactly
 
 
-@part
+@inlined
 def subtract(r, value, D, j):
     """``r −= value·d_j``, in double precision."""
     for m in range(r.shape[0]):
         r[m] -= value * D[j, m]
 
 
-@part
+@inlined
 def dot(r, D, j):
     """``r·d_j``, in double precision."""
     total = 0.0
@@ -25,7 +25,7 @@ def dot(r, D, j):
     return total
 
 
-@part
+@inlined
 def square(r):
     """``‖r‖²``."""
     total = 0.0
@@ -34,7 +34,7 @@ def square(r):
     return total
 
 
-@part
+@inlined
 def gap_of(energy, agreement, length, ratio):
     r"""Duality gap of codes s whose residual r, with the ridge, has this energy.
 
@@ -62,7 +62,7 @@ def gap_of(energy, agreement, length, ratio):
     return 0.5 * (1.0 - c) ** 2 * max(energy, 0.0) + max(0.0, length - c * agreement)
 
 
-@part
+@inlined
 def worst_ratio(r, D, slope, penalty, positive):
     """Largest ``d_j·r/p_j`` that counts: exact where the rounded slopes come near 1.
 

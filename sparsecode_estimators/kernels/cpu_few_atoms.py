@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .cpu_few_certificate import LEAST, conclude
-from .cpu_jit import compiled, part
+from .cpu_jit import compiled, inlined
 from .cpu_vectors import (
     WIDTH,
     absolute,
@@ -140,7 +140,7 @@ def block(problem: Few) -> Block:
     )
 
 
-@part
+@inlined
 def _begin(X, row, problem, state, r):
     """Codes zero; the slopes are the products with the row."""
     atoms, products, slope = problem.atoms, state.products, state.slope
@@ -160,13 +160,13 @@ def _begin(X, row, problem, state, r):
     state.size[r], state.open[r] = 0, r
 
 
-@part
+@inlined
 def _gain(slope, penalty, start, b, positive):
     v = load(slope, start + b)
     return subtract(v if positive else absolute(v), load(penalty, b))
 
 
-@part
+@inlined
 def _most_violated(slope, penalty, start, positive, tol):
     """Atom that gains most from leaving zero, or -1."""
     width = penalty.shape[0]
@@ -182,7 +182,7 @@ def _most_violated(slope, penalty, start, positive, tol):
     return -1
 
 
-@part
+@inlined
 def _append(problem, state, r, k, e, sign, independent):
     """Make atom ``e`` active, and move to the minimiser for these signs.
 
@@ -215,7 +215,7 @@ def _append(problem, state, r, k, e, sign, independent):
     return True
 
 
-@part
+@inlined
 def _any_crossed(state, r):
     """Whether some active code is not on the side of its sign."""
     sign = load(state.sign, r * DEPTH)
@@ -224,7 +224,7 @@ def _any_crossed(state, r):
     return first(at_least(zeros(state.code), maximum(agreement, idle))) < WIDTH
 
 
-@part
+@inlined
 def _drop_crossed(state, r, k):
     """Go from the codes before as far as no code changes its sign; drop those that vanish.
 
@@ -248,7 +248,7 @@ def _drop_crossed(state, r, k):
     return kept
 
 
-@part
+@inlined
 def _repair(problem, state, r, k, independent):
     """Drop atoms until all codes have their signs; how many stay, -1 if they are dependent."""
     products, slope = state.products, state.slope
@@ -265,7 +265,7 @@ def _repair(problem, state, r, k, independent):
     return k
 
 
-@part
+@inlined
 def _step(problem, state, r, positive, tol, independent):
     """Add the most violated atom of a row; is it worth looking at again?"""
     slope, penalty, k = state.slope, problem.penalty, state.size[r]
@@ -285,7 +285,7 @@ def _step(problem, state, r, positive, tol, independent):
     return state.size[r] >= 0
 
 
-@part
+@inlined
 def _without_owners(problem, state):
     atoms, gram, exact_gram, penalty, exact_penalty, unit = problem
     return Few(

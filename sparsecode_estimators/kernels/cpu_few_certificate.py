@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_certificate import gap_of
-from .cpu_jit import part
+from .cpu_jit import inlined
 from .cpu_vectors import (
     WIDTH,
     absolute,
@@ -26,7 +26,7 @@ ENOUGH = 1e-11  # error of a slope, of the largest product, that needs no other 
 LEAST = 1e-300  # stands for a penalty of zero where one divides by it
 
 
-@part
+@inlined
 def _products(problem, state, r, k):
     """``d_j·(x − sD) − ridge·s_j`` of all atoms, from the Gram matrix and in double precision."""
     products, gram, found, exact = state.products, problem.exact_gram, state.found, state.exact
@@ -38,7 +38,7 @@ def _products(problem, state, r, k):
         store(found, b, v)
 
 
-@part
+@inlined
 def _polish(problem, state, r, k, eps):
     """Newton steps from the exact products: ``exact`` then holds the codes, ``found`` theirs.
 
@@ -70,7 +70,7 @@ def _polish(problem, state, r, k, eps):
         _products(problem, state, r, k)
 
 
-@part
+@inlined
 def _worst_ratio(problem, found, positive):
     """Largest ``d_j·r/p_j``, active atoms, whose products are zero here, left out."""
     penalty = problem.exact_penalty
@@ -82,7 +82,7 @@ def _worst_ratio(problem, found, positive):
     return largest(worst)
 
 
-@part
+@inlined
 def conclude(X, row, problem, state, r, ridge, positive, eps, codes, gap, energy):
     r"""Write the codes of a row, their gap and the energy of its residual.
 

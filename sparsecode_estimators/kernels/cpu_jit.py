@@ -23,9 +23,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for what only compiled code calls: put in its place, no way in from Python.
+    """The same for what only compiled code calls, without a way in from Python."""
+    return _jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-    An array is nine numbers, and a call that is one copies them all.
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part that is put in the place of its calls, for what is short and called often.
+
+    An array is nine numbers, and a call that stays one copies them all.
     """
     return _jit(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 

@@ -6,13 +6,13 @@ import numpy as np
 
 from .cpu_active_set import ACTIVE, IDLE, border, descend, new_face, project, settle
 from .cpu_certificate import subtract
-from .cpu_jit import compiled, part
+from .cpu_jit import compiled, inlined, part
 from .cpu_working_set import BLOCK, SPARE, finish, gains, scratch, violated
 
 GREED = 0.35  # candidates are violated by at least this share of the worst violation
 
 
-@part
+@inlined
 def _narrow_dot(a, i, b, j):
     """Product of two rows in their own precision."""
     total = a.dtype.type(0)
@@ -21,7 +21,7 @@ def _narrow_dot(a, i, b, j):
     return total
 
 
-@part
+@inlined
 def _active(codes, row, found):
     """Atoms with a code, at most as many as there is room for; how many."""
     m = 0
@@ -67,7 +67,7 @@ def _make_face(face, cand, p, k, x, row, D, codes, penalty, ridge, independent):
     return settle(face, p, active, -1)
 
 
-@part
+@inlined
 def _keep(face, cand, k, x, row, D, codes, room, residual, r):
     """Write the codes, and the residual that the next product is made with."""
     exact = room[0]

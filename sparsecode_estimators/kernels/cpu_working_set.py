@@ -6,7 +6,7 @@ import numpy as np
 
 from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
 from .cpu_certificate import conclude, dot, square, subtract
-from .cpu_jit import compiled, part
+from .cpu_jit import compiled, inlined, part
 
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.5  # candidates are violated by at least this share of the worst violation
@@ -15,7 +15,7 @@ BLOCK = 64  # atoms looked at together
 SPARE = 64  # candidates beyond twice as many as can be active
 
 
-@part
+@inlined
 def _slopes(Q, row, gram, cand, face, k, slope):
     """``q − uG`` over all atoms, four rows of the Gram matrix at a time."""
     code, active = face.code, face.active
@@ -37,7 +37,7 @@ def _slopes(Q, row, gram, cand, face, k, slope):
         i += 1
 
 
-@part
+@inlined
 def gains(slope, threshold, positive, blocks):
     """Largest gain from leaving zero in each block of atoms; the largest of all."""
     largest = slope.dtype.type(-np.inf)
@@ -57,7 +57,7 @@ def gains(slope, threshold, positive, blocks):
     return largest
 
 
-@part
+@inlined
 def violated(slope, threshold, positive, blocks, cut, found, room):
     """Atoms that gain more than ``cut`` from leaving zero; how many, at most the room."""
     m = 0
@@ -71,7 +71,7 @@ def violated(slope, threshold, positive, blocks, cut, found, room):
     return m
 
 
-@part
+@inlined
 def _from_start(codes, row, positive, found):
     """Atoms that a start uses much; how many."""
     largest = codes.dtype.type(0)
@@ -86,7 +86,7 @@ def _from_start(codes, row, positive, found):
     return m
 
 
-@part
+@inlined
 def _take_all(face, cand, penalty):
     """Every atom is a candidate, at its own place."""
     for j in range(penalty.shape[0]):
@@ -95,7 +95,7 @@ def _take_all(face, cand, penalty):
     return penalty.shape[0]
 
 
-@part
+@inlined
 def _refresh(face, cand, p, slope):
     """Exact slopes for the candidates, and another chance for those that seemed useless."""
     slopes, state = face.slope, face.state
@@ -105,7 +105,7 @@ def _refresh(face, cand, p, slope):
             state[d] = IDLE
 
 
-@part
+@inlined
 def _admit(face, cand, threshold, p, found, m, gram, penalty):
     """Make candidates of ``m`` atoms; an infinite threshold keeps them from coming twice."""
     for i in range(m):
