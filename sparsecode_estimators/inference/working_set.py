@@ -15,7 +15,7 @@ LARGEST_GRAM = 2**13  # atoms beyond which the Gram matrix is too big to be wort
 
 def suits(X: Tensor, D: Tensor) -> bool:
     """Whether this solver is the fastest known for such a problem."""
-    return kernels.accelerated(X) and len(D) <= LARGEST_GRAM
+    return kernels.accelerated(X, D) and len(D) <= LARGEST_GRAM
 
 
 def working_set(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> Solution:
