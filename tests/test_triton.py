@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from problems import lasso_problems, objective, planted
 
 from sparsecode_estimators import kernels, sparse_encode
+from sparsecode_estimators.inference import SOLVERS, KSparse
 from sparsecode_estimators.kernels import reference
 
 pytest.importorskip("triton")
@@ -176,6 +177,42 @@ def test_a_step_agrees_with_the_definition(positive, dtype, monkeypatch):
         torch.testing.assert_close(ours, other)
 
 
+@pytest.mark.parametrize("rule", ["omp", "ols"])
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("k", [1, 5])
+def test_pursuit_agrees_with_the_solvers(k, positive, rule):
+    X, D = tensors(30, 6, 13, 3, seed=100, positive=positive)
+    X[3] = 0
+    options = {"positive": positive, "rule": rule, "start": None, "max_steps": 100}
+    found = cuda.pursuit(X, D, None, k=k, **options)
+    problem = KSparse(X, D, positive, k=k)
+    meant = SOLVERS[rule].run(problem, X.new_zeros(30, 13), max_iter=100, tol=None)
+    torch.testing.assert_close(found.codes, meant.codes, rtol=0, atol=1e-7)
+    torch.testing.assert_close(found.energy, meant.residual, rtol=0, atol=1e-12)
+    assert found.gap.isnan().all()
+
+    rounded = cuda.pursuit(X.float(), D.float(), None, k=k, **options)
+    same = ((rounded.codes != 0) == (meant.codes != 0)).all(1)
+    assert same.double().mean() > 0.95
+    torch.testing.assert_close(rounded.codes[same].double(), meant.codes[same], rtol=0, atol=1e-3)
+    assert ((rounded.codes != 0).sum(1) <= k).all()
+
+
+@pytest.mark.parametrize("rule", ["omp", "ols"])
+def test_pursuit_of_duplicates_and_in_few_steps(rule, monkeypatch):
+    X, D = tensors(9, 6, 13, 3, seed=101, positive=True)
+    D[-1] = D[0]
+    options = {"positive": True, "rule": rule, "start": None}
+    found = cuda.pursuit(X, D, None, k=6, max_steps=100, **options)
+    assert not ((found.codes[:, 0] != 0) & (found.codes[:, -1] != 0)).any()
+    assert (found.codes >= 0).all()
+    few = cuda.pursuit(X, D, None, k=6, max_steps=2, **options)
+    assert few.n_iter.max() == 2
+    monkeypatch.setattr(cuda, "PROGRAM", 2**12)  # two rows
+    alone = cuda.pursuit(X, D, None, k=6, max_steps=2, **options)
+    assert torch.equal(alone.codes, few.codes)
+
+
 def test_solvers_reach_the_same_codes_through_the_kernels(monkeypatch):
     X, _, D = planted(4, 6, 13, 3, seed=98)
     expected = sparse_encode(X, D, alpha=0.05)
@@ -225,6 +262,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sparsecode_estimators.kernels.cuda_lasso import lasso
+from sparsecode_estimators.kernels.cuda_pursuit import pursuit
 from sparsecode_estimators.kernels.cuda_step import step_along
 
 def build(kernel, constants, num_warps, number, doubles=(), integers=(), floats=()):
@@ -244,6 +282,12 @@ for number, width, height, num_warps in [("fp32", 16, 2, 1), ("fp64", 64, 1, 8)]
         num_warps, number, doubles=["gram", "penalty", "ridge", "gap", "energy"],
         integers=["n", "n_components", "rank", "max_joins"], floats=["eps", "finer", "independent"],
     )
+build(
+    pursuit,
+    {"n_features": 8, "height": 2, "width": 16, "positive": True, "orthogonal": True}, 1, "fp32",
+    doubles=["gram", "energy"], integers=["n", "n_components", "k", "max_joins"],
+    floats=["rounding", "independent"],
+)
 build(step_along, {"n_components": 1000, "block": 1024, "positive": True}, 4, "fp32")
 """
 

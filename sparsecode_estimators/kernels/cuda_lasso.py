@@ -5,40 +5,78 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .cuda_pivoting import descend
+from .cuda_pivoting import advance, column, correlations, newton, pick, slopes
 
 ROUNDS = tl.constexpr(2)  # of descending in the type of the rows and Newton steps in float64
 
 
 @triton.jit
-def _correlations(X, D, rows, atoms, n, n_components, n_features: tl.constexpr):
-    """``xDᵀ`` and ``‖x‖²`` in double precision."""
-    q = tl.zeros((rows.shape[0], atoms.shape[0]), tl.float64)
-    square = tl.zeros((rows.shape[0],), tl.float64)
-    for m in range(n_features):
-        x = tl.load(X + rows * n_features + m, mask=rows < n, other=0.0).to(tl.float64)
-        d = tl.load(D + atoms * n_features + m, mask=atoms < n_components, other=0.0)
-        q += x[:, None] * d.to(tl.float64)[None, :]
-        square += x * x
-    return q, square
+def _next_atom(codes, slope, sign, banned, penalty, tol, may_join, positive: tl.constexpr):
+    """Atom that each row turns next, or −1.
+
+    One that is active with nothing left of its code; if there is none, the idle one that
+    gains most from leaving zero.
+    """
+    gain = (slope if positive else tl.abs(slope)) - penalty
+    gain = tl.where(may_join[:, None] & ~banned, gain, -float("inf"))
+    spent = tl.where(codes * sign > 0, -float("inf"), float("inf"))
+    best, atom = tl.max(tl.where(sign != 0, spent, gain), axis=1, return_indices=True)
+    return tl.where(best > tol, atom, -1)
 
 
 @triton.jit
-def _slopes(q, codes, gram):
-    """``q − uG`` in double precision."""
-    return q - tl.sum(codes[:, :, None] * gram[None, :, :], axis=1)
+def _descend(
+    T, codes, slope, sign, joined, diagonal, penalty, tol, independent, rank, max_joins, max_turns,
+    positive: tl.constexpr,
+):  # fmt: skip
+    r"""Let atoms join and leave until none gains: the minimiser, to the rounding of T.
 
+    Minimises :math:`\tfrac12 uGu^T - qu^T + \sum_j p_j|u_j|` for every row. The atom that gains
+    most leaves zero, and goes on until it has no more to gain, however many active atoms
+    have to leave on the way. All rows take their steps together and a row that is done waits,
+    so that no row depends on another.
 
-@triton.jit
-def _newton(T, codes, slope, penalty, sign):
-    """To the minimiser on the active atoms, or as far as no code changes its sign."""
-    wanted = tl.where(sign != 0, slope - penalty * sign, 0.0)
-    step = -tl.sum(T * wanted.to(T.dtype)[:, :, None], axis=1).to(tl.float64)
-    step = tl.where(sign != 0, step, 0.0)
-    loss, left = -step * sign, codes * sign
-    until = tl.where(loss > left, left / tl.where(loss > left, loss, 1.0), 1.0)
-    share = tl.min(until, axis=1)[:, None]
-    return tl.where((until < 1) & (until <= share), 0.0, codes + share * step)
+    Parameters
+    ----------
+    T, codes, slope, sign : tensors
+        See :func:`.cuda_pivoting.advance`.
+    joined : int32 tensor of shape (rows,)
+        Atoms that have joined so far.
+    diagonal, penalty : float64 tensors of shape (1, width)
+        Of G; and p.
+    tol : float64 tensor of shape (rows,)
+        Gain that counts.
+    independent : float
+        Share of its length below which what is left of an atom is rounding.
+    rank, max_joins, max_turns : int
+        Most active atoms; most atoms that may join; limit of sweeps.
+    """
+    place = tl.arange(0, T.shape[1])[None, :]
+    banned = sign != sign
+    atom = _next_atom(codes, slope, sign, banned, penalty, tol, joined < max_joins, positive)
+    turns = 0
+    while (tl.max(atom, axis=0) >= 0) & (turns < max_turns):
+        here = place == atom[:, None]
+        values = column(T, here)
+        steep, bend = pick(slope, here), pick(values, here)
+        spanned = bend <= independent * pick(diagonal, here)
+        spanned |= tl.sum((sign != 0).to(tl.int32), axis=1) >= rank
+        goal = (tl.abs(steep) - pick(penalty, here)) / tl.where(spanned, 1.0, bend)
+        goal = tl.where(spanned, float("inf"), goal)
+        goal = tl.where(pick(sign, here) != 0, 0.0, goal)
+        side = tl.where(steep < 0, -1.0, 1.0).to(T.dtype)
+        T, codes, slope, sign, turned, stuck = advance(
+            T, values, codes, slope, sign, atom, side, goal, penalty, True
+        )
+        joined += tl.sum((turned & (sign != 0)).to(tl.int32), axis=1)
+        banned |= here & stuck[:, None]
+        following = _next_atom(
+            codes, slope, sign, banned, penalty, tol, joined < max_joins, positive
+        )
+        done = stuck | (tl.sum((turned & here).to(tl.int32), axis=1) > 0)
+        atom = tl.where(done, following, atom)
+        turns += 1
+    return T, codes, slope, sign, joined
 
 
 @triton.jit
@@ -82,7 +120,7 @@ def lasso(
         Gains that count, as shares of the largest correlation over 8, at first and once the
         slopes have been computed in double precision.
     independent : float
-        See :func:`.cuda_pivoting.descend`.
+        See ``_descend``.
     height, width : int
         Rows of a program, and ``n_components`` or above; powers of two.
     """
@@ -93,7 +131,7 @@ def lasso(
     G = tl.load(gram + atoms[:, None] * n_components + atoms[None, :], mask=both, other=0.0)
     p = tl.load(penalty + atoms, mask=real, other=1.0)[None, :]
     diagonal = tl.sum(tl.where(atoms[:, None] == atoms[None, :], G, 0.0), axis=0)[None, :]
-    q, square = _correlations(X, D, rows, atoms, n, n_components, n_features)
+    q, square = correlations(X, D, rows, atoms, n, n_components, n_features)
     top = tl.max(tl.abs(q), axis=1)
     tol = 8 * eps * top
 
@@ -103,12 +141,12 @@ def lasso(
     sign = tl.zeros((height, width), X.dtype.element_ty)
     joined = tl.zeros((height,), tl.int32)
     for _ in range(ROUNDS):
-        T, u, slope, sign, joined = descend(
+        T, u, slope, sign, joined = _descend(
             T, u, slope, sign, joined, diagonal, p, tol, independent, rank, max_joins, 16 * width,
             positive,
         )  # fmt: skip
-        u = _newton(T, u, _slopes(q, u, G), p, sign)
-        slope = _slopes(q, u, G)
+        u = newton(T, u, slopes(q, u, G), p, sign, True)
+        slope = slopes(q, u, G)
         tol = 8 * finer * top
     rounded = u.to(X.dtype.element_ty)
     inside = (rows < n)[:, None] & real[None, :]

@@ -40,94 +40,90 @@ def sweep(T, here):
 
 
 @triton.jit
-def _next_atom(codes, slope, sign, banned, penalty, tol, may_join, positive: tl.constexpr):
-    """Atom that each row turns next, or −1.
+def advance(T, values, codes, slope, sign, atom, side, goal, price, bounded: tl.constexpr):
+    """Move the code of one atom, and sweep: what all steps of all rows have in common.
 
-    One that is active with nothing left of its code; if there is none, the idle one that
-    gains most from leaving zero.
-    """
-    gain = (slope if positive else tl.abs(slope)) - penalty
-    gain = tl.where(may_join[:, None] & ~banned, gain, -float("inf"))
-    spent = tl.where(codes * sign > 0, -float("inf"), float("inf"))
-    best, atom = tl.max(tl.where(sign != 0, spent, gain), axis=1, return_indices=True)
-    return tl.where(best > tol, atom, -1)
-
-
-@triton.jit
-def descend(
-    T, codes, slope, sign, joined, diagonal, penalty, tol, independent, rank, max_joins, max_turns,
-    positive: tl.constexpr,
-):  # fmt: skip
-    r"""Let atoms join and leave until none gains: the minimiser, to the rounding of T.
-
-    Minimises :math:`\tfrac12 uGu^T - qu^T + \sum_j p_j|u_j|` for every row. The atom that gains
-    most leaves zero, while codes of active atoms follow so that they stay optimal. It joins
-    them where it has no more to gain; if an active code reaches zero first, that atom
-    leaves, and the same atom goes on. All rows take their steps together and a row that is
-    done waits, so that no row depends on another.
+    Codes of active atoms follow so that they stay optimal. The atom joins them at its goal;
+    if an active code is used up first, that atom leaves instead.
 
     Parameters
     ----------
     T : tensor of shape (rows, width, width)
         Tableaus, swept on the atoms with a sign.
+    values : tensor of shape (rows, width)
+        The atom's column of T.
     codes, slope : float64 tensors of shape (rows, width)
         u and ``q − uG``.
     sign : tensor of shape (rows, width)
         Of active codes; 0 for idle ones.
-    joined : int32 tensor of shape (rows,)
-        Atoms that have joined so far.
-    diagonal, penalty : float64 tensors of shape (1, width)
-        Of G; and p.
-    tol : float64 tensor of shape (rows,)
-        Gain that counts.
-    independent : float
-        Share of its length below which what is left of an atom is rounding.
-    rank, max_joins, max_turns : int
-        Most active atoms; most atoms that may join; limit of sweeps.
+    atom, side, goal : tensors of shape (rows,)
+        Which atom moves, −1 for none; which way; and how far, 0 for one that is active and
+        only leaves, infinity for one that others span.
+    price : float64 tensor of shape (1, width)
+        Slope of active atoms, but for its sign.
+    bounded : bool
+        Whether codes keep their sign.
+
+    Returns
+    -------
+    T, codes, slope, sign : tensors
+    turned : int1 tensor of shape (rows, width)
+        The atom that joined or left.
+    stuck : int1 tensor of shape (rows,)
+        Whether neither happens however far the atom goes; then nothing has changed.
     """
     place = tl.arange(0, T.shape[1])[None, :]
-    banned = sign != sign
-    atom = _next_atom(codes, slope, sign, banned, penalty, tol, joined < max_joins, positive)
-    turns = 0
-    while (tl.max(atom, axis=0) >= 0) & (turns < max_turns):
-        here = place == atom[:, None]
-        values = column(T, here)
-        active = sign != 0
-        steep = pick(slope, here)
-        side = tl.where(steep < 0, -1.0, 1.0).to(T.dtype)
-        # how far until the atom has no more to gain; 0 if it is active: then it only leaves
-        bend = pick(values, here)
-        spanned = bend <= independent * pick(diagonal, here)
-        spanned |= tl.sum(active.to(tl.int32), axis=1) >= rank
-        goal = (tl.abs(steep) - pick(penalty, here)) / tl.where(spanned, 1.0, bend)
-        goal = tl.where(spanned, float("inf"), goal)
-        goal = tl.where(pick(sign, here) != 0, 0.0, goal)
-        # how far until an active code is used up
+    active = sign != 0
+    here = place == atom[:, None]
+    limit, blocker = tl.full(goal.shape, float("inf"), T.dtype), atom
+    if bounded:
         loss = side[:, None] * values * sign
         left = tl.maximum(codes * sign, 0.0).to(T.dtype)
         until = tl.where(loss > 0, left / tl.where(loss > 0, loss, 1.0), float("inf"))
         limit, blocker = tl.min(until, axis=1, return_indices=True)
+    step = tl.minimum(goal, limit)
+    stuck = step == float("inf")
+    step = tl.where((atom < 0) | stuck, 0.0, step) * side
+    codes += step[:, None] * tl.where(active, -values, tl.where(here, 1.0, 0.0))
+    slope -= step[:, None] * tl.where(active, 0.0, values)
 
-        step = tl.minimum(goal, limit)
-        stuck = step == float("inf")
-        step = tl.where((atom < 0) | stuck, 0.0, step) * side
-        codes += step[:, None] * tl.where(active, -values, tl.where(here, 1.0, 0.0))
-        slope -= step[:, None] * tl.where(active, 0.0, values)
+    there = tl.where(goal <= limit, atom, blocker)
+    turned = place == tl.where((atom < 0) | stuck, -1, there)[:, None]
+    joins = turned & ~active
+    codes = tl.where(turned & active, 0.0, codes)
+    slope = tl.where(joins, side[:, None] * price, slope)
+    sign = tl.where(turned, tl.where(joins, side[:, None], 0.0), sign)
+    return sweep(T, turned), codes, slope, sign, turned, stuck
 
-        there = tl.where(goal <= limit, atom, blocker)
-        there = tl.where((atom < 0) | stuck, -1, there)
-        turned = place == there[:, None]
-        joins = turned & ~active
-        codes = tl.where(turned & active, 0.0, codes)
-        slope = tl.where(joins, side[:, None] * penalty, slope)
-        sign = tl.where(turned, tl.where(joins, side[:, None], 0.0), sign)
-        joined += tl.sum(joins.to(tl.int32), axis=1)
-        banned |= here & stuck[:, None]
-        T = sweep(T, turned)
 
-        following = _next_atom(
-            codes, slope, sign, banned, penalty, tol, joined < max_joins, positive
-        )
-        atom = tl.where(stuck | (there == atom), following, atom)
-        turns += 1
-    return T, codes, slope, sign, joined
+@triton.jit
+def newton(T, codes, slope, price, sign, bounded: tl.constexpr):
+    """To the minimiser on the active atoms; if bounded, as far as no code changes its sign."""
+    wanted = tl.where(sign != 0, slope - price * sign, 0.0)
+    step = -tl.sum(T * wanted.to(T.dtype)[:, :, None], axis=1).to(tl.float64)
+    step = tl.where(sign != 0, step, 0.0)
+    if not bounded:
+        return codes + step
+    loss, left = -step * sign, codes * sign
+    until = tl.where(loss > left, left / tl.where(loss > left, loss, 1.0), 1.0)
+    share = tl.min(until, axis=1)[:, None]
+    return tl.where((until < 1) & (until <= share), 0.0, codes + share * step)
+
+
+@triton.jit
+def correlations(X, D, rows, atoms, n, n_components, n_features: tl.constexpr):
+    """``xDᵀ`` and ``‖x‖²`` in double precision."""
+    q = tl.zeros((rows.shape[0], atoms.shape[0]), tl.float64)
+    square = tl.zeros((rows.shape[0],), tl.float64)
+    for m in range(n_features):
+        x = tl.load(X + rows * n_features + m, mask=rows < n, other=0.0).to(tl.float64)
+        d = tl.load(D + atoms * n_features + m, mask=atoms < n_components, other=0.0)
+        q += x[:, None] * d.to(tl.float64)[None, :]
+        square += x * x
+    return q, square
+
+
+@triton.jit
+def slopes(q, codes, gram):
+    """``q − uG`` in double precision."""
+    return q - tl.sum(codes[:, :, None] * gram[None, :, :], axis=1)
