@@ -12,6 +12,10 @@ import torch
 
 torch.set_num_threads(1)
 
+# Before Triton is imported: without a GPU its interpreter runs the kernels, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Shapes change from example to example and the first call of a torch operator
 # is slow, so a deadline would measure the machine and not the code.
 hypothesis.settings.register_profile(

@@ -91,8 +91,8 @@ def choose(
 ) -> str:
     """Name of the solver that ``"auto"`` stands for; any other name is returned as it is.
 
-    For the lasso ``"working_set"`` where its compiled loops serve, ``"fista"`` elsewhere and
-    for a run of exactly ``max_iter`` steps (``tol=None``).
+    For the lasso ``"working_set"`` where loops or kernels made for the device serve, ``"fista"``
+    elsewhere and for a run of exactly ``max_iter`` steps (``tol=None``).
     """
     if solver != "auto":
         return solver

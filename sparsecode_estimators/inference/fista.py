@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import kernels
 from .problem import Lasso
 from .solution import LassoProgress, Solution
 
@@ -28,7 +29,8 @@ def fista(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) ->
     tol : float or None
         Duality gap, relative to ``½‖x‖²``, at which a row is done; None: never.
     """
-    step = 1 / problem.lipschitz
+    step = codes.new_tensor(1 / problem.lipschitz)
+    threshold = step * problem.penalty
     progress = LassoProgress(problem, codes, tol)
     rows = progress.open_rows()
     s = z = codes[rows]
@@ -36,11 +38,10 @@ def fista(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) ->
     for iteration in range(1, max_iter + 1):
         if not len(rows):
             break
-        s_next = problem.prox(z - step * problem.gradient(z, rows), step)
-        restart = ((z - s_next) * (s_next - s)).sum(1, keepdim=True) > 0
-        t_next = torch.where(restart, 1.0, (1 + (1 + 4 * t.square()).sqrt()) / 2)
-        z = s_next + torch.where(restart, 0.0, (t - 1) / t_next) * (s_next - s)
-        s, t = s_next, t_next
+        gradient = problem.gradient(z, rows)
+        s, z, t = kernels.proximal_step(
+            z, gradient, s, t, threshold, step=step, positive=problem.positive
+        )
         if iteration % CHECK_EVERY == 0 or iteration == max_iter:
             steps = (iteration - 1) % CHECK_EVERY + 1
             keep, s, moved = progress.update(rows, s, iteration, steps)

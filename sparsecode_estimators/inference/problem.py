@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .. import kernels
+
 
 def alpha_max(X: Tensor, D: Tensor, *, positive: bool, weights: Tensor | None = None) -> Tensor:
     r"""Smallest alpha at which a row's code is all zeros, shape (n,).
@@ -145,10 +147,7 @@ class Lasso(Problem):
 
     def prox(self, codes: Tensor, step: float) -> Tensor:
         """Soft threshold at ``step·penalty``, one-sided for positive codes."""
-        threshold = step * self.penalty
-        if self.positive:
-            return (codes - threshold).clamp_(min=0)
-        return codes - codes.clamp(-threshold, threshold)
+        return kernels.soft_threshold(codes, step * self.penalty, positive=self.positive)
 
     @cached_property
     def lipschitz(self) -> float:

@@ -15,7 +15,7 @@ LARGEST_GRAM = 2**12  # atoms beyond which the Gram matrix is not worth its pric
 
 def suits(X: Tensor, D: Tensor) -> bool:
     """Whether this solver is the fastest known for such a problem."""
-    return kernels.accelerated(X)
+    return kernels.accelerated(X, D)
 
 
 def working_set(

@@ -1,7 +1,8 @@
 """The hot loops: one meaning each, several makes, and no caller that asks which.
 
 ``reference`` is the definition, in torch, for any device. ``cpu`` holds compiled loops
-for the CPU (numba); where they cannot be used the reference serves, slower.
+for the CPU (numba), ``cuda`` kernels for CUDA devices (Triton); where they cannot be used
+the reference serves, slower.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from functools import cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from . import reference
-from .reference import Answer
+from .reference import Answer, soft_threshold
 
-__all__ = ["Answer", "accelerated", "working_set"]
+__all__ = ["Answer", "accelerated", "proximal_step", "soft_threshold", "working_set"]
+
+FEW = 64  # atoms whose Gram matrix fits in the registers that work on one row
 
 
 @cache
@@ -27,9 +31,34 @@ def _compiled() -> ModuleType | None:
     return cpu
 
 
-def accelerated(X: Tensor) -> bool:
-    """Whether compiled loops serve rows like these."""
-    return X.device.type == "cpu" and _compiled() is not None
+@cache
+def _fused(device: torch.device) -> ModuleType | None:
+    """The kernels for CUDA, if they can be compiled and solve a row of length one there."""
+    try:
+        from . import cuda
+
+        one = torch.ones(1, 1, device=device)
+        answer = cuda.working_set(
+            2 * one, one, one, one[0], ridge=0.0, positive=True, start=None, max_steps=1
+        )
+        return cuda if answer.codes.item() == 1 else None
+    except Exception:  # no Triton, nothing that compiles its launcher, a device it does not know
+        return None
+
+
+def _make(X: Tensor, D: Tensor) -> ModuleType:
+    """What solves such a problem fastest."""
+    made = None
+    if X.device.type == "cpu":
+        made = _compiled()
+    elif X.device.type == "cuda" and len(D) <= FEW:
+        made = _fused(X.device)
+    return made or reference
+
+
+def accelerated(X: Tensor, D: Tensor) -> bool:
+    """Whether loops or kernels made for the device solve such a problem."""
+    return _make(X, D) is not reference
 
 
 def working_set(
@@ -68,7 +97,48 @@ def working_set(
     if ridge and gram is not None:
         gram = gram.clone()
         gram.diagonal().add_(ridge)
-    make = (_compiled() if X.device.type == "cpu" else None) or reference
-    return make.working_set(
+    return _make(X, D).working_set(
         X, D, gram, penalty, ridge=ridge, positive=positive, start=start, max_steps=max_steps
+    )
+
+
+def proximal_step(
+    z: Tensor,
+    gradient: Tensor,
+    codes: Tensor,
+    t: Tensor,
+    threshold: Tensor,
+    *,
+    step: Tensor,
+    positive: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One accelerated proximal step of each row, once its gradient is known.
+
+    A row whose step goes against its last movement loses its momentum (O'Donoghue &
+    Candès 2015).
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, n_components)
+        Where the step starts.
+    gradient : Tensor of shape (n, n_components)
+        Of the smooth part, at z.
+    codes : Tensor of shape (n, n_components)
+        Where the last step ended.
+    t : Tensor of shape (n, 1)
+        What the momentum follows from.
+    threshold : Tensor of shape (n_components,)
+        Step times penalty.
+    step : Tensor of shape ()
+        Length of the step.
+    positive : bool
+
+    Returns
+    -------
+    codes, z, t : tuple of Tensors
+        Where the step ends, where the next one starts, and its t.
+    """
+    make = _fused(codes.device) if codes.device.type == "cuda" else None
+    return (make or reference).proximal_step(
+        z, gradient, codes, t, threshold, step=step, positive=positive
     )

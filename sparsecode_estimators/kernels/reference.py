@@ -28,6 +28,34 @@ class Answer(NamedTuple):
     n_iter: Tensor
 
 
+def soft_threshold(values: Tensor, threshold: Tensor, *, positive: bool) -> Tensor:
+    """Values moved towards zero by ``threshold``, and to zero if that is nearer.
+
+    For positive codes those below zero become zero.
+    """
+    if positive:
+        return (values - threshold).clamp_(min=0)
+    return values - values.clamp(-threshold, threshold)
+
+
+def proximal_step(
+    z: Tensor,
+    gradient: Tensor,
+    codes: Tensor,
+    t: Tensor,
+    threshold: Tensor,
+    *,
+    step: Tensor,
+    positive: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`sparsecode_estimators.kernels.proximal_step`."""
+    after = soft_threshold(z - step * gradient, threshold, positive=positive)
+    restart = ((z - after) * (after - codes)).sum(1, keepdim=True) > 0
+    t_after = torch.where(restart, 1.0, (1 + (1 + 4 * t.square()).sqrt()) / 2)
+    momentum = torch.where(restart, 0.0, (t - 1) / t_after)
+    return after, after + momentum * (after - codes), t_after
+
+
 def working_set(
     X: Tensor,
     D: Tensor,
