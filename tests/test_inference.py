@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from problems import alpha_max, kkt_violation, lasso_problems, objective, planted
 from scipy.linalg import hadamard
@@ -284,6 +284,39 @@ def test_recovery_below_half_one_plus_the_inverse_coherence(solver, positive):
     codes = sparse_encode(true @ D, D, **options_for(solver, alpha=1e-6, k=k), **options)
     np.testing.assert_array_equal(codes != 0, true != 0)
     np.testing.assert_allclose(codes, true, atol=1e-5)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_features=st.integers(4, 12),
+    extra=st.integers(0, 12),
+    k=st.integers(1, 3),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+)
+def test_recovery_under_the_exact_recovery_condition(seed, n_features, extra, k, scale):
+    """Greedy codes are the sources, and the lasso uses no other atoms.
+
+    Tropp (2004, 2006) for omp and the lasso; Soussen, Gribonval, Idier & Herzet (2013) for ols.
+
+    The condition is that the pseudo-inverse of the atoms of the support maps no other atom
+    to coefficients whose sizes sum to 1.
+    """
+    rng = np.random.default_rng(seed)
+    D = rng.standard_normal((n_features + extra, n_features))
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    support = rng.choice(len(D), k, replace=False)
+    others = np.setdiff1d(np.arange(len(D)), support)
+    assume(np.abs(D[others] @ np.linalg.pinv(D[support])).sum(1).max(initial=0) < 0.95)
+    codes = np.zeros((5, len(D)))
+    codes[:, support] = scale * rng.choice([-1, 1], (5, k)) * rng.uniform(0.5, 2, (5, k))
+    X = codes @ D
+    for solver in ("omp", "ols"):
+        found = sparse_encode(X, D, n_nonzero_coefs=k, solver=solver, positive_code=False)
+        np.testing.assert_allclose(found, codes, atol=1e-8 * scale)
+    for solver in LASSO:
+        options = {"solver": solver, "positive_code": False, "tol": 1e-10}
+        found = sparse_encode(X, D, alpha=0.1 * scale, **options)
+        assert np.abs(found[:, others]).max(initial=0) <= 1e-7 * scale
 
 
 @pytest.mark.parametrize("positive", [True, False])

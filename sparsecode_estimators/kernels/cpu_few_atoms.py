@@ -28,7 +28,8 @@ from .cpu_vectors import (
 
 BLOCK = 16  # rows that take turns, so that one is computed while another waits
 DEPTH = WIDTH  # most active atoms
-TOL = 2  # an atom is violated by more than this many roundings of the largest product
+TOL = 2  # an atom is violated by more than this many roundings of the largest product,
+SURE = 4 * TOL  # and, if the active ones span it, by more than so many
 
 
 class Few(NamedTuple):
@@ -276,7 +277,8 @@ def _step(problem, state, r, positive, tol, independent):
     store(state.before, 0, load(state.code, r * DEPTH))
     sign = one if slope[r, e] > 0 else -one
     if k == DEPTH or not _append(problem, state, r, k, e, sign, independent):
-        state.size[r] = -1
+        if slope[r, e] * sign - penalty[e] > SURE / TOL * tol * state.top[r]:
+            state.size[r] = -1
         return False
     state.atom[r, k] = e
     signs = plus(load(state.sign, r * DEPTH), sign, load(problem.unit, k * DEPTH))
