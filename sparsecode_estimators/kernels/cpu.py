@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_few_atoms import block, few, few_atoms
+from .cpu_few_atoms import FEW, block, few, few_atoms
 from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
 
-FEW = 64  # atoms up to which all of them are looked at in every step
 CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrupts get through
 TOGETHER = 256  # rows whose products with all atoms are made at once
 PART = 16  # rows of these that a thread takes at a time

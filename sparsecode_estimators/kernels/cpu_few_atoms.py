@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_few_certificate import LEAST, conclude
+from .cpu_few_certificate import DEPTH, FEW, LEAST, conclude
 from .cpu_jit import compiled, inlined
 from .cpu_vectors import (
     WIDTH,
@@ -15,6 +15,7 @@ from .cpu_vectors import (
     bare,
     cast,
     first,
+    get,
     largest,
     load,
     maximum,
@@ -27,7 +28,6 @@ from .cpu_vectors import (
 )  # fmt: skip
 
 BLOCK = 16  # rows that take turns, so that one is computed while another waits
-DEPTH = WIDTH  # most active atoms
 TOL = 2  # an atom is violated by more than this many roundings of the largest product,
 SURE = 4 * TOL  # and, if the active ones span it, by more than so many
 
@@ -37,12 +37,14 @@ class Few(NamedTuple):
 
     Attributes
     ----------
-    atoms : float64 array of shape (n_features, width)
+    atoms : float64 array of shape (n_features, FEW)
         ``Dᵀ``, zeros as padding.
-    gram, exact_gram : arrays of shape (n_components, width)
+    gram, exact_gram : arrays of shape (n_components, FEW)
         ``DDᵀ + ridge·I`` in the type of the rows, and in double precision.
     penalty, exact_penalty : arrays of shape (width,)
-        p, infinite as padding.
+        p, infinite as padding to whole vectors.
+    lengths : array of shape (FEW,)
+        Diagonal of ``gram``.
     unit : array of shape (DEPTH, DEPTH)
         Rows of the identity.
     """
@@ -52,11 +54,12 @@ class Few(NamedTuple):
     exact_gram: np.ndarray
     penalty: np.ndarray
     exact_penalty: np.ndarray
+    lengths: np.ndarray
     unit: np.ndarray
 
 
 class Block(NamedTuple):
-    r"""State of some rows.
+    r"""State of some rows, in flat arrays: their steps are constants, which saves most of the work.
 
     Gram–Schmidt on the active atoms in the geometry of the Gram matrix G: step t makes
     :math:`\text{basis}_t = (G_{e_t} - \sum_{u<t} \text{basis}_{u e_t}\,\text{basis}_u)/\ell_t`,
@@ -65,15 +68,17 @@ class Block(NamedTuple):
 
     Attributes
     ----------
-    products : float64 array of shape (BLOCK, width)
+    products : float64 array of shape (BLOCK·FEW,)
         ``xDᵀ``.
-    slope : array of shape (BLOCK, width)
+    slope : array of shape (BLOCK·FEW,)
         Products of all atoms with the residual of the present codes.
-    basis : array of shape (BLOCK, DEPTH, width)
-    mix : array of shape (BLOCK, DEPTH, DEPTH)
-    code, sign : arrays of shape (BLOCK, DEPTH)
+    left : array of shape (BLOCK·FEW,)
+        Squared lengths of what the active atoms do not span of all atoms.
+    basis : array of shape (BLOCK·DEPTH·FEW,)
+    mix : array of shape (BLOCK·DEPTH·DEPTH,)
+    code, sign : arrays of shape (BLOCK·DEPTH,)
         Of active atoms, in the order in which they became so.
-    atom : int array of shape (BLOCK, DEPTH)
+    atom : int array of shape (BLOCK·DEPTH,)
     size : int array of shape (BLOCK,)
         How many atoms are active; -1 for a row that must be solved in another way.
     open : int array of shape (BLOCK,)
@@ -82,7 +87,7 @@ class Block(NamedTuple):
         Largest size of a product.
     before : array of shape (DEPTH,)
         Codes before a step.
-    found : float64 array of shape (width,)
+    found : float64 array of shape (FEW,)
     exact : float64 array of shape (DEPTH,)
     wanted : array of shape (DEPTH,)
         Room for :func:`conclude`.
@@ -90,6 +95,7 @@ class Block(NamedTuple):
 
     products: np.ndarray
     slope: np.ndarray
+    left: np.ndarray
     basis: np.ndarray
     mix: np.ndarray
     code: np.ndarray
@@ -108,56 +114,66 @@ def few(D: np.ndarray, penalty: np.ndarray, ridge: float) -> Few:
     """Pad a problem."""
     n_components, n_features = D.shape
     width = -(-n_components // WIDTH) * WIDTH
-    atoms = np.zeros((n_features, width))
+    atoms = np.zeros((n_features, FEW))
     atoms[:, :n_components] = D.T
-    exact_gram = np.zeros((n_components, width))
-    exact_gram[:, :n_components] = atoms.T[:n_components] @ atoms[:, :n_components]
+    exact_gram = atoms.T[:n_components] @ atoms
     exact_gram[np.arange(n_components), np.arange(n_components)] += ridge
     exact_penalty = np.full(width, np.inf)
     exact_penalty[:n_components] = np.maximum(penalty, LEAST)
+    lengths = np.zeros(FEW, D.dtype)
+    lengths[:n_components] = exact_gram.diagonal()
     unit = np.eye(DEPTH, dtype=D.dtype)
     narrow = exact_gram.astype(D.dtype), exact_penalty.astype(D.dtype)  # LEAST may become 0
-    return Few(atoms, narrow[0], exact_gram, narrow[1], exact_penalty, unit)
+    return Few(atoms, narrow[0], exact_gram, narrow[1], exact_penalty, lengths, unit)
 
 
 def block(problem: Few) -> Block:
     """Room for some rows of a problem."""
-    width, dtype = problem.atoms.shape[1], problem.gram.dtype
+    dtype = problem.gram.dtype
     return Block(
-        products=np.zeros((BLOCK, width)),
-        slope=np.zeros((BLOCK, width), dtype),
-        basis=np.zeros((BLOCK, DEPTH, width), dtype),
-        mix=np.zeros((BLOCK, DEPTH, DEPTH), dtype),
-        code=np.zeros((BLOCK, DEPTH), dtype),
-        sign=np.zeros((BLOCK, DEPTH), dtype),
-        atom=np.zeros((BLOCK, DEPTH), np.int64),
+        products=np.zeros(BLOCK * FEW),
+        slope=np.zeros(BLOCK * FEW, dtype),
+        left=np.zeros(BLOCK * FEW, dtype),
+        basis=np.zeros(BLOCK * DEPTH * FEW, dtype),
+        mix=np.zeros(BLOCK * DEPTH * DEPTH, dtype),
+        code=np.zeros(BLOCK * DEPTH, dtype),
+        sign=np.zeros(BLOCK * DEPTH, dtype),
+        atom=np.zeros(BLOCK * DEPTH, np.int64),
         size=np.zeros(BLOCK, np.int64),
         open=np.zeros(BLOCK, np.int64),
         top=np.zeros(BLOCK, dtype),
         before=np.zeros(DEPTH, dtype),
-        found=np.zeros(width),
+        found=np.zeros(FEW),
         exact=np.zeros(DEPTH),
         wanted=np.zeros(DEPTH, dtype),
     )
 
 
 @inlined
-def _begin(X, row, problem, state, r):
-    """Codes zero; the slopes are the products with the row."""
-    atoms, products, slope = problem.atoms, state.products, state.slope
-    n_features, width = atoms.shape
+def _start_over(problem, state, r, width):
+    """Codes zero; the slopes are the products with the row. Returns the largest of them."""
+    products, slope = state.products, state.slope
     top = zeros(slope)
+    for b in range(r * FEW, r * FEW + width, WIDTH):
+        v = cast(load(products, b), slope)
+        store(slope, b, v)
+        store(state.left, b, load(problem.lengths, b - r * FEW))
+        top = maximum(top, absolute(v))
+    store(state.code, r * DEPTH, zeros(slope))
+    return largest(top)
+
+
+@inlined
+def _begin(X, row, problem, state, r, width):
+    """Products of a row with all atoms."""
+    atoms, products = problem.atoms, state.products
     for b in range(0, width, WIDTH):
         v = zeros(products)
-        for m in range(n_features):
-            v = plus(v, np.float64(X[row, m]), load(atoms, m * width + b))
-        store(products, r * width + b, v)
-        rounded = cast(v, slope)
-        store(slope, r * width + b, rounded)
-        top = maximum(top, absolute(rounded))
-    state.top[r] = largest(top)
-    store(state.code, r * DEPTH, zeros(slope))
-    store(state.sign, r * DEPTH, zeros(slope))
+        for m in range(X.shape[1]):
+            v = plus(v, np.float64(X[row, m]), load(atoms, m * FEW + b))
+        store(products, r * FEW + b, v)
+    state.top[r] = _start_over(problem, state, r, width)
+    store(state.sign, r * DEPTH, zeros(state.sign))
     state.size[r], state.open[r] = 0, r
 
 
@@ -168,9 +184,8 @@ def _gain(slope, penalty, start, b, positive):
 
 
 @inlined
-def _most_violated(slope, penalty, start, positive, tol):
+def _most_violated(slope, penalty, start, width, positive, tol):
     """Atom that gains most from leaving zero, or -1."""
-    width = penalty.shape[0]
     best = splat(tol)
     for b in range(0, width, WIDTH):
         best = maximum(best, _gain(slope, penalty, start, b, positive))
@@ -184,32 +199,31 @@ def _most_violated(slope, penalty, start, positive, tol):
 
 
 @inlined
-def _append(problem, state, r, k, e, sign, independent):
+def _append(problem, state, r, k, e, sign, width, independent):
     """Make atom ``e`` active, and move to the minimiser for these signs.
 
     False, and nothing done, if the ``k`` active atoms span it.
     """
-    gram, unit, penalty = problem.gram, problem.unit, problem.penalty
-    slope, basis, mix, code = state.slope, state.basis, state.mix, state.code
-    width = penalty.shape[0]
-    start, mine = r * DEPTH * width, r * DEPTH * DEPTH
-    left = gram[e, e]
-    for u in range(k):
-        left -= basis[r, u, e] * basis[r, u, e]
-    if not left > independent * gram[e, e]:
+    gram, slope, left = problem.gram, state.slope, state.left
+    basis, mix, code = state.basis, state.mix, state.code
+    start, mine, here = r * DEPTH * FEW, r * DEPTH * DEPTH, r * FEW
+    length = get(left, here + e)
+    if not length > independent * get(problem.lengths, e):
         return False
-    scale = slope.dtype.type(1) / np.sqrt(left)
-    height = (slope[r, e] - penalty[e] * sign) * scale
+    scale = slope.dtype.type(1) / np.sqrt(length)
+    height = (get(slope, here + e) - get(problem.penalty, e) * sign) * scale
+    w = load(problem.unit, k * DEPTH)
     for b in range(0, width, WIDTH):
-        v = load(gram, e * width + b)
+        v = load(gram, e * FEW + b)
         for u in range(k):
-            v = plus(v, -basis[r, u, e], load(basis, start + u * width + b))
+            share = -get(basis, start + u * FEW + e)
+            v = plus(v, share, load(basis, start + u * FEW + b))
+            if b == 0:
+                w = plus(w, share, load(mix, mine + u * DEPTH))
         v = multiply(v, splat(scale))
-        store(basis, start + k * width + b, v)
-        store(slope, r * width + b, plus(load(slope, r * width + b), -height, v))
-    w = load(unit, k * DEPTH)
-    for u in range(k):
-        w = plus(w, -basis[r, u, e], load(mix, mine + u * DEPTH))
+        store(basis, start + k * FEW + b, v)
+        store(slope, here + b, plus(load(slope, here + b), -height, v))
+        store(left, here + b, subtract(load(left, here + b), multiply(v, v)))
     w = multiply(w, splat(scale))
     store(mix, mine + k * DEPTH, w)
     store(code, r * DEPTH, plus(load(code, r * DEPTH), height, w))
@@ -232,71 +246,68 @@ def _drop_crossed(state, r, k):
     ``before`` then holds the codes there. Returns how many atoms stay active.
     """
     code, sign, atom, before = state.code, state.sign, state.atom, state.before
-    share = code.dtype.type(1)
+    share, mine = code.dtype.type(1), r * DEPTH
     for i in range(k):
-        if code[r, i] * sign[r, i] <= 0:
-            share = min(share, before[i] / (before[i] - code[r, i]))
+        if code[mine + i] * sign[mine + i] <= 0:
+            share = min(share, before[i] / (before[i] - code[mine + i]))
     kept = 0
     for i in range(k):
-        target = code[r, i]
-        if target * sign[r, i] <= 0 and before[i] / (before[i] - target) <= share:
+        target = code[mine + i]
+        if target * sign[mine + i] <= 0 and before[i] / (before[i] - target) <= share:
             continue
         before[kept] = before[i] + share * (target - before[i])
-        atom[r, kept], sign[r, kept] = atom[r, i], sign[r, i]
+        atom[mine + kept], sign[mine + kept] = atom[mine + i], sign[mine + i]
         kept += 1
     for i in range(kept, k):
-        before[i], sign[r, i] = 0, 0
+        before[i], sign[mine + i] = 0, 0
     return kept
 
 
 @inlined
-def _repair(problem, state, r, k, independent):
+def _repair(problem, state, r, k, width, independent):
     """Drop atoms until all codes have their signs; how many stay, -1 if they are dependent."""
-    products, slope = state.products, state.slope
-    width = slope.shape[1]
     while k > 0 and _any_crossed(state, r):
         k = _drop_crossed(state, r, k)
-        for b in range(0, width, WIDTH):
-            store(slope, r * width + b, cast(load(products, r * width + b), slope))
-        store(state.code, r * DEPTH, zeros(slope))
+        _start_over(problem, state, r, width)
         for i in range(k):
-            e, sign = state.atom[r, i], state.sign[r, i]
-            if not _append(problem, state, r, i, e, sign, independent):
+            e, sign = state.atom[r * DEPTH + i], state.sign[r * DEPTH + i]
+            if not _append(problem, state, r, i, e, sign, width, independent):
                 return -1
     return k
 
 
 @inlined
-def _step(problem, state, r, positive, tol, independent):
+def _step(problem, state, r, width, positive, tol, independent):
     """Add the most violated atom of a row; is it worth looking at again?"""
     slope, penalty, k = state.slope, problem.penalty, state.size[r]
-    width, one = slope.shape[1], slope.dtype.type(1)
-    e = _most_violated(slope, penalty, r * width, positive, tol * state.top[r])
+    one, limit = slope.dtype.type(1), tol * state.top[r]
+    e = _most_violated(slope, penalty, r * FEW, width, positive, limit)
     if e < 0:
         return False
     store(state.before, 0, load(state.code, r * DEPTH))
-    sign = one if slope[r, e] > 0 else -one
-    if k == DEPTH or not _append(problem, state, r, k, e, sign, independent):
-        if slope[r, e] * sign - penalty[e] > SURE / TOL * tol * state.top[r]:
+    violated = get(slope, r * FEW + e)
+    sign = one if violated > 0 else -one
+    if k == DEPTH or not _append(problem, state, r, k, e, sign, width, independent):
+        if violated * sign - penalty[e] > SURE / TOL * limit:
             state.size[r] = -1
         return False
-    state.atom[r, k] = e
+    state.atom[r * DEPTH + k] = e
     signs = plus(load(state.sign, r * DEPTH), sign, load(problem.unit, k * DEPTH))
     store(state.sign, r * DEPTH, signs)
-    state.size[r] = _repair(problem, state, r, k + 1, independent)
+    state.size[r] = _repair(problem, state, r, k + 1, width, independent)
     return state.size[r] >= 0
 
 
 @inlined
 def _without_owners(problem, state):
-    atoms, gram, exact_gram, penalty, exact_penalty, unit = problem
     return Few(
-        bare(atoms), bare(gram), bare(exact_gram), bare(penalty), bare(exact_penalty), bare(unit)
+        bare(problem.atoms), bare(problem.gram), bare(problem.exact_gram), bare(problem.penalty),
+        bare(problem.exact_penalty), bare(problem.lengths), bare(problem.unit),
     ), Block(
-        bare(state.products), bare(state.slope), bare(state.basis), bare(state.mix),
-        bare(state.code), bare(state.sign), bare(state.atom), bare(state.size),
-        bare(state.open), bare(state.top), bare(state.before), bare(state.found),
-        bare(state.exact), bare(state.wanted),
+        bare(state.products), bare(state.slope), bare(state.left), bare(state.basis),
+        bare(state.mix), bare(state.code), bare(state.sign), bare(state.atom),
+        bare(state.size), bare(state.open), bare(state.top), bare(state.before),
+        bare(state.found), bare(state.exact), bare(state.wanted),
     )  # fmt: skip
 
 
@@ -325,12 +336,12 @@ def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, g
     problem, state = _without_owners(problem, state)
     x, out, gaps, energies, steps = bare(X), bare(codes), bare(gap), bare(energy), bare(n_iter)
     kind = state.slope.dtype.type
-    tol, independent = kind(TOL * eps), kind(eps**0.7)
+    tol, independent, width = kind(TOL * eps), kind(eps**0.7), problem.penalty.shape[0]
     left, n_left = np.empty(len(rows), np.int64), 0
     for begin in range(0, len(rows), BLOCK):
         busy = min(BLOCK, len(rows) - begin)
         for r in range(busy):
-            _begin(x, rows[begin + r], problem, state, r)
+            _begin(x, rows[begin + r], problem, state, r, width)
             steps[rows[begin + r]] = 0
         still = busy
         while still > 0:
@@ -338,7 +349,9 @@ def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, g
             for i in range(still):
                 r = state.open[i]
                 row = rows[begin + r]
-                if steps[row] < max_steps and _step(problem, state, r, positive, tol, independent):
+                if steps[row] < max_steps and _step(
+                    problem, state, r, width, positive, tol, independent
+                ):
                     steps[row] += 1
                     state.open[kept] = r
                     kept += 1
@@ -349,5 +362,7 @@ def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, g
                 left[n_left] = row
                 n_left += 1
             else:
-                conclude(x, row, problem, state, r, ridge, positive, eps, out, gaps, energies)
+                conclude(
+                    x, row, problem, state, r, width, ridge, positive, eps, out, gaps, energies
+                )
     return left[:n_left]

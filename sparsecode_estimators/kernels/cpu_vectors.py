@@ -98,6 +98,17 @@ def store(_, array, place, vector):
     return types.none(array, types.intp, vector), codegen
 
 
+@intrinsic
+def get(_, array, place):
+    """The number at a place that is not negative, counted over a contiguous array."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.intp), codegen
+
+
 def _spread(builder, number):
     undefined = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
     one = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
