@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .cpu_lanes import DEPTH, TRIES, lanes
+from .cpu_pursuit import pursuit as _pursuit
 from .cpu_working_set import SPARE as FEW
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
@@ -52,6 +53,36 @@ def working_set(
 
     _in_chunks(solve, n, max(1, CHUNK // n_components))
     return Answer(codes, *(torch.from_numpy(a) for a in (gap, energy, n_iter)))
+
+
+def pursuit(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor,
+    *,
+    k: int,
+    positive: bool,
+    rule: str,
+    start: Tensor | None,
+    max_steps: int,
+) -> Answer:
+    """See :func:`sparsecode_estimators.kernels.pursuit`."""
+    n, n_components = len(X), len(D)
+    warm = start is not None
+    codes = X.new_zeros(n, n_components) if start is None else start.clone()
+    energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    rows, atoms, products, correlations, out = (
+        t.detach().contiguous().numpy() for t in (X, D, gram, X @ D.T, codes)
+    )
+    eps = torch.finfo(X.dtype).eps
+    given = (rows, atoms, products, correlations, k, positive, rule == "ols", eps)
+
+    def solve(chunk: np.ndarray) -> None:
+        _pursuit(chunk, *given, max_steps, warm, out, energy, n_iter)
+
+    _in_chunks(solve, n, max(1, CHUNK // n_components))
+    gap = torch.full((n,), torch.nan, dtype=torch.float64)
+    return Answer(codes, gap, torch.from_numpy(energy), torch.from_numpy(n_iter))
 
 
 def _in_chunks(work: Callable[[np.ndarray], None], n: int, size: int) -> None:
