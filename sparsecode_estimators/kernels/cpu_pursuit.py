@@ -10,9 +10,8 @@ from .cpu_active_set import border, downdate
 from .cpu_certificate import dot, square, subtract
 from .cpu_jit import compiled, part
 
-BLOCK = 64  # atoms looked at together
+LANES = 64  # atoms compared side by side
 WIDTH = 1024  # atoms whose products are summed together, so that they stay in the first cache
-TINY = 1e-37  # a gain below any, but above zero
 FLOOR = 10  # slopes below so many roundings of a row's length are rounding
 
 
@@ -32,8 +31,9 @@ class Support(NamedTuple):
         Scratch: coefficients of a newcomer on the others, and its products with them.
     weights : array of shape (size,)
         Scratch, in the precision of the Gram matrix.
-    dropped : int array of shape (3·size,)
-        Atoms that turned negative since the last newcomer.
+    listed : int array of shape (3·size,)
+        Atoms to be tried before all others: those of a start, or those that turned negative
+        since the last newcomer, since one may be wanted again after another has gone.
     """
 
     atoms: np.ndarray
@@ -43,11 +43,11 @@ class Support(NamedTuple):
     column: np.ndarray
     products: np.ndarray
     weights: np.ndarray
-    dropped: np.ndarray
+    listed: np.ndarray
 
 
 class Field(NamedTuple):
-    """What one row says about all atoms; all arrays have the shape (n_components,).
+    """What one row says about all atoms; arrays of shape (n_components,) and some padding.
 
     Attributes
     ----------
@@ -58,17 +58,11 @@ class Field(NamedTuple):
         not ask. Infinite where an atom cannot be chosen.
     total : array
         Scratch.
-    floor : array
-        Slopes below this are rounding.
-    least : array
-        Atoms of which no more than this is left are explained.
     """
 
     slope: np.ndarray
     left: np.ndarray
     total: np.ndarray
-    floor: np.ndarray
-    least: np.ndarray
 
 
 @part
@@ -86,21 +80,10 @@ def _new_support(size, like):
 
 
 @part
-def _new_field(gram, ols, eps):
-    n_components = gram.shape[0]
+def _new_field(gram):
+    padded = -(-gram.shape[0] // LANES) * LANES
     dtype = gram.dtype
-    floor, least = np.zeros(n_components, dtype), np.zeros(n_components, dtype)
-    for j in range(n_components):
-        whole = gram[j, j]
-        floor[j] = FLOOR * eps * np.sqrt(whole)
-        least[j] = eps**0.5 * whole if ols else 0
-    return Field(
-        np.zeros(n_components, dtype),
-        np.zeros(n_components, dtype),
-        np.zeros(n_components, dtype),
-        floor,
-        least,
-    )
+    return Field(np.zeros(padded, dtype), np.ones(padded, dtype), np.zeros(padded, dtype))
 
 
 @part
@@ -118,9 +101,9 @@ def _add_one(a, wa, total):
 @part
 def _spread(gram, atoms, weights, k, height, change, slope, left, total):
     r"""With :math:`v = \sum_i w_i G_{e_i}`, ``slope −= height·v`` and ``left += change·v²``."""
-    w = weights
-    for start in range(0, slope.shape[0], WIDTH):
-        stop = min(slope.shape[0], start + WIDTH)
+    w, n_components = weights, gram.shape[0]
+    for start in range(0, n_components, WIDTH):
+        stop = min(n_components, start + WIDTH)
         # slices of single rows, as only of them the loops are sure to be contiguous
         s, rest, v = slope[start:stop], left[start:stop], total[start:stop]
         for j in range(v.shape[0]):
@@ -140,51 +123,46 @@ def _spread(gram, atoms, weights, k, height, change, slope, left, total):
 
 
 @part
-def _bounds(slope, left, positive, bound):
-    """Most that an atom of each block can lower the residual."""
-    tiny, infinite = slope.dtype.type(TINY), slope.dtype.type(np.inf)
-    for b in range(bound.shape[0]):
-        s, rest = slope[b * BLOCK : (b + 1) * BLOCK], left[b * BLOCK : (b + 1) * BLOCK]
-        top, bottom = tiny, infinite
-        for j in range(s.shape[0]):
-            value = s[j] if positive else abs(s[j])
-            top = value if value > top else top
-            bottom = rest[j] if rest[j] < bottom else bottom
-        bound[b] = top * top / (bottom if bottom > tiny else tiny)
+def _gain(slope, left, floor, least, positive):
+    """Twice what an atom would lower the residual by (for ``omp`` its squared slope)."""
+    size = slope if positive else abs(slope)
+    useful = size > floor and left > least
+    return size * size / left if useful else slope * 0
 
 
 @part
-def _best(slope, left, floor, least, positive, bound):
-    """Atom whose choice lowers the residual most, or -1.
+def _best(slope, left, floor, least, positive, tops):
+    """Atom with the largest gain, or -1.
 
-    Bounds for blocks of atoms spare most of the divisions.
+    The maximum is taken in lanes, since numba does not vectorise a single one.
     """
-    _bounds(slope, left, positive, bound)
-    best, found = slope.dtype.type(TINY), -1
-    for _ in range(bound.shape[0]):
-        most, where = best, -1
-        for b in range(bound.shape[0]):
-            if bound[b] > most:
-                most, where = bound[b], b
-        if where < 0:
-            break
-        bound[where] = 0
-        for j in range(where * BLOCK, min(slope.shape[0], (where + 1) * BLOCK)):
-            value = slope[j] if positive else abs(slope[j])
-            if value > floor[j] and left[j] > least[j] and value * value > best * left[j]:
-                best, found = value * value / left[j], j
+    for lane in range(LANES):
+        tops[lane] = 0
+    for block in range(slope.shape[0] // LANES):
+        for lane in range(LANES):
+            j = block * LANES + lane
+            gain = _gain(slope[j], left[j], floor, least, positive)
+            tops[lane] = gain if gain > tops[lane] else tops[lane]
+    first = 0
+    for lane in range(1, LANES):
+        first = lane if tops[lane] > tops[first] else first
+    best, found = slope.dtype.type(0), -1
+    for j in range(first, slope.shape[0], LANES):
+        gain = _gain(slope[j], left[j], floor, least, positive)
+        if gain > best:
+            best, found = gain, j
     return found
 
 
 @part
 def _best_of(atoms, count, slope, left, floor, least, positive):
     """The same among ``count`` atoms."""
-    best, found = slope.dtype.type(TINY), -1
+    best, found = slope.dtype.type(0), -1
     for i in range(count):
         j = atoms[i]
-        value = slope[j] if positive else abs(slope[j])
-        if value > floor[j] and left[j] > least[j] and value * value > best * left[j]:
-            best, found = value * value / left[j], j
+        gain = _gain(slope[j], left[j], floor, least, positive)
+        if gain > best:
+            best, found = gain, j
     return found
 
 
@@ -218,10 +196,10 @@ def _settle(support, field, gram, k, gone, ols):
     """Codes to least squares on the support, less the atoms that turn negative on the way.
 
     ``support.column`` holds where the codes go first. Returns how many atoms are left, and
-    how many of ``support.dropped`` there are.
+    how many of ``support.listed`` there are.
     """
     atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
-    goal, weights, dropped = support.column, support.weights, support.dropped
+    goal, weights, listed = support.column, support.weights, support.listed
     slope, left, total = field.slope, field.left, field.total
     none, one = slope.dtype.type(0), slope.dtype.type(1)
     while True:
@@ -230,8 +208,9 @@ def _settle(support, field, gram, k, gone, ols):
             values[i] += share * (goal[i] - values[i])
         if who < 0:
             return k, gone
-        dropped[gone] = atoms[who]
-        gone += 1
+        if gone < listed.shape[0]:
+            listed[gone] = atoms[who]
+            gone += 1
         left[atoms[who]] = one
         if ols:
             length = np.sqrt(inverse[who, who])
@@ -250,10 +229,10 @@ def _settle(support, field, gram, k, gone, ols):
 
 
 @part
-def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, independent):
+def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, eps):
     """One more atom, and codes to least squares, less the atoms that turn negative.
 
-    Returns how many atoms there are, how many of ``support.dropped``, and whether the atom
+    Returns how many atoms there are, how many of ``support.listed``, and whether the atom
     had anything to add.
     """
     atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
@@ -266,7 +245,8 @@ def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, inde
     off = pull[k]
     for i in range(k):
         off -= values[i] * products[i]
-    if unexplained <= independent * gram[e, e] or (off if positive else abs(off)) <= field.floor[e]:
+    floor = FLOOR * eps * np.sqrt(gram[e, e])
+    if unexplained <= eps**0.5 * gram[e, e] or (off if positive else abs(off)) <= floor:
         return k, gone, False
     border(inverse, column, k, unexplained)
     scale = 1 / np.sqrt(unexplained)
@@ -287,27 +267,12 @@ def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, inde
     if ols:
         _spread(gram, atoms, weights, k, none, change, slope, left, total)
     k, gone = _settle(support, field, gram, k, gone, ols)
-    for j in range(slope.shape[0]):
+    for j in range(gram.shape[0]):
         slope[j] = Q[row, j] / length
     for i in range(k):
         weights[i] = values[i]
     _spread(gram, atoms, weights, k, one, none, slope, left, total)
     return k, gone, True
-
-
-@part
-def _enter_some(
-    support, field, gram, Q, row, length, some, count, k, gone, positive, ols, independent
-):
-    """Least squares on the support and some further atoms, (of them those that help)."""
-    for _ in range(support.dropped.shape[0] - gone):
-        e = _best_of(some, count, field.slope, field.left, field.floor, field.least, positive)
-        if e < 0 or gone + k >= support.dropped.shape[0]:
-            break
-        k, gone, _ = _enter(
-            support, field, gram, Q, row, length, e, k, gone, positive, ols, independent
-        )
-    return k, gone
 
 
 @part
@@ -387,15 +352,18 @@ def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, code
         Written to, as are ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,).
     """
     n_components, n_features = D.shape
-    independent = eps**0.5
-    support = _new_support(most + 1, gram)
-    field = _new_field(gram, ols, eps)
-    slope, left = field.slope, field.left
-    bound = np.zeros(-(-n_components // BLOCK), gram.dtype)
-    whole = np.zeros(n_components, gram.dtype)
+    support, field = _new_support(most + 1, gram), _new_field(gram)
+    slope, left, listed = field.slope, field.left, support.listed
+    tops = np.zeros(LANES, gram.dtype)
+    whole = np.ones(n_components, gram.dtype)
+    shortest = gram.dtype.type(np.inf)
     for j in range(n_components):
-        whole[j] = gram[j, j] if ols else 1
-    found = np.zeros(most, np.int64)
+        shortest = min(shortest, gram[j, j])
+        if ols:
+            whole[j] = gram[j, j]
+    # what is useful in the best case; with atoms of other lengths _enter looks closer
+    floor = gram.dtype.type(FLOOR * eps * np.sqrt(shortest))
+    least = gram.dtype.type(eps**0.5 * shortest if ols else 0)
     r = np.empty(n_features)
     for row in rows:
         length = 0.0
@@ -405,26 +373,24 @@ def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, code
         scale = gram.dtype.type(1 / length if length > 0 else 0)
         for j in range(n_components):
             slope[j], left[j] = Q[row, j] * scale, whole[j]
-        k, steps, gone, count = 0, 0, 0, 0
+        k, steps, gone = 0, 0, 0
         if warm:
-            count = _largest(codes, row, most, positive, found)
+            gone = _largest(codes, row, most, positive, listed)
             for j in range(n_components):
                 codes[row, j] = 0
-            k, gone = _enter_some(
-                support, field, gram, Q, row, length, found, count, k, 0, positive, ols, independent
-            )
-        while k < most and steps < max_steps:
-            e = _best(slope, left, field.floor, field.least, positive, bound)
+        while k < most:
+            again = 0 < gone < listed.shape[0]
+            e = _best_of(listed, gone, slope, left, floor, least, positive) if again else -1
             if e < 0:
-                break
+                again, gone = False, 0
+                if steps == max_steps:
+                    break
+                e = _best(slope, left, floor, least, positive, tops)
+                if e < 0:
+                    break
             k, gone, entered = _enter(
-                support, field, gram, Q, row, length, e, k, 0, positive, ols, independent
+                support, field, gram, Q, row, length, e, k, gone, positive, ols, eps
             )
-            steps += entered
-            if gone > 1:  # with some atoms gone, another may be wanted again
-                k, gone = _enter_some(
-                    support, field, gram, Q, row, length, support.dropped, gone, k, gone, positive,
-                    ols, independent,
-                )  # fmt: skip
+            steps += entered and not again
         energy[row] = _finish(X, row, D, length, support, k, positive, r, codes)
         n_iter[row] = steps
