@@ -58,7 +58,9 @@ def ols(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) ->
 def _pursue(problem: KSparse, codes: Tensor, max_iter: int, *, rule: str) -> Solution:
     n, n_components = problem.shape
     X, D = problem.X, problem.D
-    with_gram = kernels.accelerated(X) and kernels.gram_pays(n * problem.k, n_components)
+    with_gram = kernels.accelerated(X) and (
+        problem.atoms.has_gram or kernels.gram_pays(n, n_components, k=problem.k, rule=rule)
+    )
     answer = kernels.pursuit(
         X,
         D,

@@ -77,20 +77,23 @@ def working_set(
     )
 
 
-def gram_pays(added: int, n_components: int) -> bool:
+def gram_pays(n: int, n_components: int, *, k: int, rule: str) -> bool:
     """Whether :func:`pursuit` is faster with a Gram matrix, its making included.
 
-    Measured: a row of it alone costs some thirty times its share of the whole.
+    The definition multiplies the dictionary with a vector for each atom that a row adds, and
+    for "ols" with each atom it has. Measured: each costs as much as some thirty rows of
+    the Gram matrix.
 
     Parameters
     ----------
-    added : int
-        Atoms that all rows will choose together.
-    n_components : int
+    n, n_components, k : int
+        Rows, atoms, and most atoms of a row.
+    rule : {"omp", "ols"}
     """
     if n_components <= SMALL_GRAM:
         return True
-    return n_components <= LARGEST_GRAM and 32 * added >= n_components
+    products = n * k * (k + 1) // 2 if rule == "ols" else n * k
+    return n_components <= LARGEST_GRAM and 32 * products >= n_components
 
 
 def pursuit(
