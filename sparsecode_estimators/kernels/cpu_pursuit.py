@@ -87,6 +87,12 @@ def _new_field(gram):
 
 
 @part
+def _clear(total):
+    for j in range(total.shape[0]):
+        total[j] = 0
+
+
+@part
 def _add_four(a, b, c, d, wa, wb, wc, wd, total):
     for j in range(total.shape[0]):
         total[j] += wa * a[j] + wb * b[j] + wc * c[j] + wd * d[j]
@@ -99,6 +105,12 @@ def _add_one(a, wa, total):
 
 
 @part
+def _add_squares(a, wa, total):
+    for j in range(total.shape[0]):
+        total[j] += wa * a[j] * a[j]
+
+
+@part
 def _spread(gram, atoms, weights, k, height, change, slope, left, total):
     r"""With :math:`v = \sum_i w_i G_{e_i}`, ``slope −= height·v`` and ``left += change·v²``."""
     w, n_components = weights, gram.shape[0]
@@ -106,8 +118,7 @@ def _spread(gram, atoms, weights, k, height, change, slope, left, total):
         stop = min(n_components, start + WIDTH)
         # slices of single rows, as only of them the loops are sure to be contiguous
         s, rest, v = slope[start:stop], left[start:stop], total[start:stop]
-        for j in range(v.shape[0]):
-            v[j] = 0
+        _clear(v)
         i = 0
         while i + 4 <= k:
             a, b = gram[atoms[i], start:stop], gram[atoms[i + 1], start:stop]
@@ -117,9 +128,9 @@ def _spread(gram, atoms, weights, k, height, change, slope, left, total):
         while i < k:
             _add_one(gram[atoms[i], start:stop], w[i], v)
             i += 1
-        for j in range(v.shape[0]):
-            s[j] -= height * v[j]
-            rest[j] += change * v[j] * v[j]
+        _add_one(v, -height, s)
+        if change != 0:
+            _add_squares(v, change, rest)
 
 
 @part
