@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,6 +30,7 @@ class Workload(NamedTuple):
 WORKLOADS = {
     "W1": Workload(16, 8, 3, 100_000),
     "W2": Workload(1000, 200, 20, 10_000),
+    "W3": Workload(12_288, 768, 32, 4096),
 }
 
 
@@ -42,7 +44,8 @@ def make_rows(work: Workload, n: int, *, positive: bool, seed: int = 7) -> tuple
         places = rng.choice(work.n_components, work.k, replace=False)
         code[places] = rng.standard_normal(work.k)
     codes = np.abs(codes) if positive else codes
-    X = codes @ D + 0.01 * rng.standard_normal((n, work.n_features))
+    # as sparse codes, for the dense product would take long for W3
+    X = csr_array(codes) @ D + 0.01 * rng.standard_normal((n, work.n_features))
     return X.astype(np.float32), D.astype(np.float32), codes
 
 

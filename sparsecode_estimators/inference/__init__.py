@@ -18,10 +18,10 @@ from .htp import htp
 from .iht import iht
 from .lca import lca
 from .least_squares import debias as debiased
-from .matching_pursuit import omp, omp_replacement
+from .matching_pursuit import ols, omp
 from .mp import mp
-from .ols import ols
 from .problem import Atoms, KSparse, Lasso, alpha_max
+from .replacement import omp_replacement
 from .solution import Solution
 from .working_set import suits, working_set
 

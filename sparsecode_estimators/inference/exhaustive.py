@@ -8,10 +8,10 @@ from math import comb
 import torch
 from torch import Tensor
 
+from ..kernels.least_squares import GATHER_LIMIT
 from .least_squares import refit
 from .problem import KSparse
 from .solution import Solution, finish_k_sparse
-from .support import GATHER_LIMIT
 
 MOST_SUPPORTS = 200_000
 

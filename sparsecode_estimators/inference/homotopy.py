@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.least_squares import top_support
 from .fista import fista
 from .problem import Lasso, alpha_max
 from .solution import LassoProgress, Solution
-from .support import top_support
 
 STALLS = 30  # breakpoints in a row that do not lower the level: ties that go in circles
 

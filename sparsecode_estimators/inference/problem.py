@@ -42,6 +42,11 @@ class Atoms:
         """``DDᵀ``, shape (n_components, n_components)."""
         return self.D @ self.D.T
 
+    @property
+    def has_gram(self) -> bool:
+        """Whether ``gram`` has been worked out."""
+        return "gram" in self.__dict__
+
     @cached_property
     def largest_eigenvalue(self) -> float:
         """Of ``DDᵀ``."""

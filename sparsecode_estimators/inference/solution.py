@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.least_squares import top_support
 from .problem import KSparse, Lasso
-from .support import minimise_on_support, top_support, towards
+from .support import minimise_on_support, towards
 
 # Per look at a settled row: enough to drop two atoms, or to polish the last digits.
 NEWTON_STEPS = 3

@@ -5,16 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..kernels.least_squares import GATHER_LIMIT
 from .problem import Problem
-
-# Gathered atoms take n·k·n_features numbers; rows are cut so that they fit a cache.
-GATHER_LIMIT = 2**22
-
-
-def top_support(codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Indices of the ``k`` largest codes of each row and which of them are not zero."""
-    magnitude, indices = codes.abs().topk(k, dim=1)
-    return indices, magnitude > 0
 
 
 def largest_entries(codes: Tensor, k: int) -> Tensor:

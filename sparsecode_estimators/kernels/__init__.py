@@ -16,9 +16,19 @@ from torch import Tensor
 from . import reference
 from .reference import Answer, soft_threshold
 
-__all__ = ["Answer", "accelerated", "proximal_step", "soft_threshold", "working_set"]
+__all__ = [
+    "Answer",
+    "accelerated",
+    "gram_pays",
+    "proximal_step",
+    "pursuit",
+    "soft_threshold",
+    "working_set",
+]
 
 FEW = 64  # atoms whose Gram matrix fits in the registers that work on one row
+LARGEST_GRAM = 2**14  # atoms beyond which the Gram matrix takes too much memory
+SMALL_GRAM = 2**10  # atoms up to which it is made even for one row
 
 
 @cache
@@ -141,4 +151,69 @@ def proximal_step(
     make = _fused(codes.device) if codes.device.type == "cuda" else None
     return (make or reference).proximal_step(
         z, gradient, codes, t, threshold, step=step, positive=positive
+    )
+
+
+def gram_pays(n: int, n_components: int, *, k: int, rule: str) -> bool:
+    """Whether :func:`pursuit` is faster with a Gram matrix, its making included.
+
+    The definition multiplies the dictionary with a vector for each atom that a row adds, and
+    for "ols" with each atom it has. Measured: each costs as much as some thirty rows of
+    the Gram matrix.
+
+    Parameters
+    ----------
+    n, n_components, k : int
+        Rows, atoms, and most atoms of a row.
+    rule : {"omp", "ols"}
+    """
+    if n_components <= SMALL_GRAM:
+        return True
+    products = n * k * (k + 1) // 2 if rule == "ols" else n * k
+    return n_components <= LARGEST_GRAM and 32 * products >= n_components
+
+
+def pursuit(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor | None,
+    *,
+    k: int,
+    positive: bool,
+    rule: str,
+    start: Tensor | None,
+    max_steps: int,
+) -> Answer:
+    r"""Lower :math:`\tfrac12\|x-sD\|^2` by one atom after the other, refitting all codes.
+
+    A row ends with ``k`` atoms, or when no atom lowers its residual by more than rounding.
+    For positive codes only atoms count whose product with the residual is positive, refits
+    are non-negative least squares, and atoms that a refit drops make room for others.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, n_features)
+    D : Tensor of shape (n_components, n_features)
+    gram : Tensor of shape (n_components, n_components) or None
+        ``DDᵀ``; without it no compiled loops serve.
+    k : int
+        Most atoms of a row, at most ``n_components`` and ``n_features``.
+    positive : bool
+    rule : {"omp", "ols"}
+        Which atom is best: the one with the largest product with the residual, or the one
+        whose refit would leave the smallest residual, its code being free to turn the
+        others negative.
+    start : Tensor of shape (n, n_components) or None
+        The ``k`` largest entries of a row (for positive codes only positive ones) are its
+        first support.
+    max_steps : int
+        Most atoms that may be added to a row.
+
+    Returns
+    -------
+    Answer
+    """
+    served = gram is not None and (X.device.type == "cpu" or start is None)
+    return (_make(X, D) if served else reference).pursuit(
+        X, D, gram, k=k, positive=positive, rule=rule, start=start, max_steps=max_steps
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .cpu_few_atoms import FEW, block, few, few_atoms
+from .cpu_pursuit import pursuit as _pursuit
 from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
@@ -105,6 +106,33 @@ def _wide(
                 state = (least, open_rows, slopes, residual, done, max_steps)
                 _in_chunks(wide_round, len(open_rows), PART, X, atoms, *options, *state, *answers)
                 open_rows = open_rows[~done[open_rows]]
+
+
+def pursuit(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor,
+    *,
+    k: int,
+    positive: bool,
+    rule: str,
+    start: Tensor | None,
+    max_steps: int,
+) -> Answer:
+    """See :func:`sparsecode_estimators.kernels.pursuit`."""
+    n, n_components = len(X), len(D)
+    warm = start is not None
+    codes = X.new_zeros(n, n_components) if start is None else start.clone()
+    energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    rows, atoms, products, correlations, out = (
+        t.detach().contiguous().numpy() for t in (X, D, gram, X @ D.T, codes)
+    )
+    eps = torch.finfo(X.dtype).eps
+    given = (rows, atoms, products, correlations, k, positive, rule == "ols", eps)
+    more = (max_steps, warm, out, energy, n_iter)
+    _in_chunks(_pursuit, n, max(1, CHUNK // n_components), *given, *more)
+    gap = torch.full((n,), torch.nan, dtype=torch.float64)
+    return Answer(codes, gap, torch.from_numpy(energy), torch.from_numpy(n_iter))
 
 
 def _rounded_is_faster() -> bool:

@@ -86,9 +86,11 @@ def project(face, k, e):
 
 
 @inlined
-def border(face, k, e, left):
-    """Inverse with one more active atom, whose projection is in ``face.column``."""
-    inverse, column = face.inverse, face.column
+def border(inverse, column, k, left):
+    """Inverse of k atoms' products with one more atom.
+
+    ``column`` holds its coefficients on the others, ``left`` what these leave of its length.
+    """
     weight = 1 / left
     for i in range(k):
         scaled = column[i] * weight
@@ -97,29 +99,42 @@ def border(face, k, e, left):
         inverse[i, k] = -scaled
         inverse[k, i] = -scaled
     inverse[k, k] = weight
+
+
+@part
+def downdate(inverse, k, which):
+    """Inverse of k atoms' products without atom ``which``; the last one takes its number."""
+    last = k - 1
+    if which != last:
+        for j in range(k):
+            inverse[which, j], inverse[last, j] = inverse[last, j], inverse[which, j]
+        for i in range(k):
+            inverse[i, which], inverse[i, last] = inverse[i, last], inverse[i, which]
+    weight = 1 / inverse[last, last]
+    for i in range(last):
+        scaled = inverse[i, last] * weight
+        for j in range(last):
+            inverse[i, j] -= scaled * inverse[last, j]
+
+
+@inlined
+def activate(face, k, e, left):
+    """One more active atom, whose projection is in ``face.column``."""
+    border(face.inverse, face.column, k, left)
     face.active[k] = e
 
 
 @part
 def _drop(face, k, which):
     """Take the active atom number ``which`` out; the last one takes its number."""
-    inverse, active = face.inverse, face.active
-    place, last = active[which], k - 1
+    active = face.active
+    place = active[which]
     face.code[place] = 0
     face.sign[place] = 0
     face.state[place] = IDLE
-    if which != last:
-        for j in range(k):
-            inverse[which, j], inverse[last, j] = inverse[last, j], inverse[which, j]
-        for i in range(k):
-            inverse[i, which], inverse[i, last] = inverse[i, last], inverse[i, which]
-        active[which] = active[last]
-    weight = 1 / inverse[last, last]
-    for i in range(last):
-        scaled = inverse[i, last] * weight
-        for j in range(last):
-            inverse[i, j] -= scaled * inverse[last, j]
-    return last
+    downdate(face.inverse, k, which)
+    active[which] = active[k - 1]
+    return k - 1
 
 
 @inlined
@@ -228,7 +243,7 @@ def enlist(face, p, k, positive, tol, independent, most):
         if gain > tol and state[e] == IDLE:
             left = project(face, k, e)
             if left > independent * face.gram[e, e]:
-                border(face, k, e, left)
+                activate(face, k, e, left)
                 state[e] = ACTIVE
                 face.sign[e] = 1 if slope[e] > 0 else -1
                 k += 1
@@ -261,7 +276,7 @@ def descend(face, p, k, positive, tol, independent, max_steps):
             left = project(face, k, e)
             # a full set spans everything, whatever rounding leaves of a length
             if left > independent * face.gram[e, e] and k + 1 < face.active.shape[0]:
-                border(face, k, e, left)
+                activate(face, k, e, left)
                 face.state[e] = ACTIVE
                 face.sign[e] = np.int8(sign)
                 k = settle(face, p, k + 1, k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_active_set import ACTIVE, IDLE, border, descend, new_face, project, settle
+from .cpu_active_set import ACTIVE, IDLE, activate, descend, new_face, project, settle
 from .cpu_certificate import subtract
 from .cpu_jit import compiled, inlined, part
 from .cpu_working_set import BLOCK, SPARE, finish, gains, scratch, violated
@@ -58,7 +58,7 @@ def _make_face(face, cand, p, k, x, row, D, codes, penalty, ridge, independent):
         codes[row, cand[i]] = 0
         left = project(face, active, i)
         if left > independent * gram[i, i] and active + 1 < face.active.shape[0]:
-            border(face, active, i, left)
+            activate(face, active, i, left)
             face.state[i], face.sign[i] = ACTIVE, 1 if value > 0 else -1
             face.code[i] = value
             active += 1

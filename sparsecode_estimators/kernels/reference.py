@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .least_squares import least_squares, resolution, top_support
+
 
 class Answer(NamedTuple):
     """Codes and how good they are, row by row.
@@ -15,7 +17,7 @@ class Answer(NamedTuple):
     ----------
     codes : Tensor of shape (n, n_components)
     gap : Tensor of shape (n,)
-        Duality gap, in double precision.
+        Duality gap, in double precision; NaN for k-sparse codes, which have none.
     energy : Tensor of shape (n,)
         ``½‖x − sD‖²``.
     n_iter : Tensor of shape (n,)
@@ -148,3 +150,69 @@ def _gap(
     c = torch.minimum(c, 1 / largest.amax(1))
     slack = (codes.abs() @ penalty - c * agreement).clamp(min=0)
     return 0.5 * (1 - c).square() * whole + slack, 0.5 * energy
+
+
+def pursuit(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor | None,
+    *,
+    k: int,
+    positive: bool,
+    rule: str,
+    start: Tensor | None,
+    max_steps: int,
+) -> Answer:
+    """See :func:`sparsecode_estimators.kernels.pursuit`; ``gram`` is not needed.
+
+    All rows at a time and in double precision: every row takes the best atom of all, refits,
+    and ends when that does not lower its residual.
+    """
+    x, d = X.double(), D.double()
+    lengths = d.norm(dim=1)
+    codes = x.new_zeros(len(x), len(d))
+    if start is not None:
+        indices, valid = top_support(start.clamp(min=0) if positive else start, k)
+        on = torch.zeros_like(codes, dtype=torch.bool).scatter_(1, indices, valid)
+        codes = _refit(x, d, on, codes, positive)
+    floor = 10 * torch.finfo(X.dtype).eps * x.norm(dim=1)
+    n_iter = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    rows = torch.arange(len(x), device=x.device)
+    for _ in range(max_steps):
+        rows = rows[(codes[rows] != 0).sum(1) < k]
+        if not len(rows):
+            break
+        u, r = codes[rows], x[rows] - codes[rows] @ d
+        slope = r @ d.T
+        strength = slope if positive else slope.abs()
+        # an atom that the others explain to the precision of a refit can add nothing to them
+        left = _unexplained(d, u) if rule == "ols" else lengths.square().expand_as(u)
+        useful = (u == 0) & (strength > floor[rows, None] * lengths)
+        useful &= left > resolution(X.dtype) * lengths.square()
+        gain = strength.square() / left if rule == "ols" else strength
+        best, atom = gain.masked_fill(~useful, 0.0).max(1)
+        on = (u != 0).scatter(1, atom[:, None], best[:, None] > 0)
+        trial = _refit(x[rows], d, on, u, positive)
+        better = (best > 0) & ((x[rows] - trial @ d).square().sum(1) < r.square().sum(1))
+        rows = rows[better]
+        codes[rows] = trial[better]
+        n_iter[rows] += 1
+    energy = 0.5 * (x - codes @ d).square().sum(1)
+    return Answer(codes.to(X.dtype), torch.full_like(energy, torch.nan), energy, n_iter)
+
+
+def _refit(x: Tensor, d: Tensor, on: Tensor, codes: Tensor, positive: bool) -> Tensor:
+    """Least squares over the atoms that are ``on``, from ``codes``; shape (n, n_components)."""
+    indices, valid = top_support(on.to(codes), int(on.sum(1).max()) if len(on) else 0)
+    values = least_squares(x, d, indices, valid, codes.gather(1, indices), positive=positive)
+    return torch.zeros_like(codes).scatter_(1, indices, values)
+
+
+def _unexplained(d: Tensor, codes: Tensor) -> Tensor:
+    """Squared length of every atom's part outside the span of those in use, (n, n_components)."""
+    indices, valid = top_support(codes, int((codes != 0).sum(1).max()))
+    basis = torch.linalg.qr((d[indices] * valid[..., None]).mT).Q * valid[:, None]
+    left = d.square().sum(1).expand_as(codes)
+    for direction in basis.unbind(2):  # one after the other: no (n, k, N) in memory
+        left = left - (direction @ d.T).square()
+    return left

@@ -1,0 +1,407 @@
+"""Greedy k-sparse codes over many atoms, one row at a time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .cpu_active_set import border, downdate
+from .cpu_certificate import dot, square, subtract
+from .cpu_jit import compiled, part
+
+LANES = 64  # atoms compared side by side
+WIDTH = 1024  # atoms whose products are summed together, so that they stay in the first cache
+FLOOR = 10  # slopes below so many roundings of a row's length are rounding
+
+
+class Support(NamedTuple):
+    r"""Chosen atoms of one row, in double precision; see :func:`new_support`.
+
+    Attributes
+    ----------
+    atoms : int array of shape (size,)
+    values : array of shape (size,)
+        Their codes, least squares but while atoms come and go.
+    pull : array of shape (size,)
+        Their products with the row.
+    inverse : array of shape (size, size)
+        Of their Gram matrix.
+    column, products : arrays of shape (size,)
+        Scratch: coefficients of a newcomer on the others, and its products with them.
+    weights : array of shape (size,)
+        Scratch, in the precision of the Gram matrix.
+    listed : int array of shape (3·size,)
+        Atoms to be tried before all others: those of a start, or those that turned negative
+        since the last newcomer, since one may be wanted again after another has gone.
+    """
+
+    atoms: np.ndarray
+    values: np.ndarray
+    pull: np.ndarray
+    inverse: np.ndarray
+    column: np.ndarray
+    products: np.ndarray
+    weights: np.ndarray
+    listed: np.ndarray
+
+
+class Field(NamedTuple):
+    """What one row says about all atoms; arrays of shape (n_components,) and some padding.
+
+    Attributes
+    ----------
+    slope : array
+        Products with the residual, for a row of length 1.
+    left : array
+        Squared length of the part that chosen atoms do not explain; ones for a rule that does
+        not ask. Infinite where an atom cannot be chosen.
+    total : array
+        Scratch.
+    """
+
+    slope: np.ndarray
+    left: np.ndarray
+    total: np.ndarray
+
+
+@part
+def _new_support(size, like):
+    return Support(
+        np.zeros(size, np.int64),
+        np.zeros(size),
+        np.zeros(size),
+        np.zeros((size, size)),
+        np.zeros(size),
+        np.zeros(size),
+        np.zeros(size, like.dtype),
+        np.zeros(3 * size, np.int64),
+    )
+
+
+@part
+def _new_field(gram):
+    padded = -(-gram.shape[0] // LANES) * LANES
+    dtype = gram.dtype
+    return Field(np.zeros(padded, dtype), np.ones(padded, dtype), np.zeros(padded, dtype))
+
+
+@part
+def _clear(total):
+    for j in range(total.shape[0]):
+        total[j] = 0
+
+
+@part
+def _add_four(a, b, c, d, wa, wb, wc, wd, total):
+    for j in range(total.shape[0]):
+        total[j] += wa * a[j] + wb * b[j] + wc * c[j] + wd * d[j]
+
+
+@part
+def _add_one(a, wa, total):
+    for j in range(total.shape[0]):
+        total[j] += wa * a[j]
+
+
+@part
+def _add_squares(a, wa, total):
+    for j in range(total.shape[0]):
+        total[j] += wa * a[j] * a[j]
+
+
+@part
+def _spread(gram, atoms, weights, k, height, change, slope, left, total):
+    r"""With :math:`v = \sum_i w_i G_{e_i}`, ``slope −= height·v`` and ``left += change·v²``."""
+    w, n_components = weights, gram.shape[0]
+    for start in range(0, n_components, WIDTH):
+        stop = min(n_components, start + WIDTH)
+        # slices of single rows, as only of them the loops are sure to be contiguous
+        s, rest, v = slope[start:stop], left[start:stop], total[start:stop]
+        _clear(v)
+        i = 0
+        while i + 4 <= k:
+            a, b = gram[atoms[i], start:stop], gram[atoms[i + 1], start:stop]
+            c, d = gram[atoms[i + 2], start:stop], gram[atoms[i + 3], start:stop]
+            _add_four(a, b, c, d, w[i], w[i + 1], w[i + 2], w[i + 3], v)
+            i += 4
+        while i < k:
+            _add_one(gram[atoms[i], start:stop], w[i], v)
+            i += 1
+        _add_one(v, -height, s)
+        if change != 0:
+            _add_squares(v, change, rest)
+
+
+@part
+def _gain(slope, left, floor, least, positive):
+    """Twice what an atom would lower the residual by (for ``omp`` its squared slope)."""
+    size = slope if positive else abs(slope)
+    useful = size > floor and left > least
+    return size * size / left if useful else slope * 0
+
+
+@part
+def _best(slope, left, floor, least, positive, tops):
+    """Atom with the largest gain, or -1.
+
+    The maximum is taken in lanes, since numba does not vectorise a single one.
+    """
+    for lane in range(LANES):
+        tops[lane] = 0
+    for block in range(slope.shape[0] // LANES):
+        for lane in range(LANES):
+            j = block * LANES + lane
+            gain = _gain(slope[j], left[j], floor, least, positive)
+            tops[lane] = gain if gain > tops[lane] else tops[lane]
+    first = 0
+    for lane in range(1, LANES):
+        first = lane if tops[lane] > tops[first] else first
+    best, found = slope.dtype.type(0), -1
+    for j in range(first, slope.shape[0], LANES):
+        gain = _gain(slope[j], left[j], floor, least, positive)
+        if gain > best:
+            best, found = gain, j
+    return found
+
+
+@part
+def _best_of(atoms, count, slope, left, floor, least, positive):
+    """The same among ``count`` atoms."""
+    best, found = slope.dtype.type(0), -1
+    for i in range(count):
+        j = atoms[i]
+        gain = _gain(slope[j], left[j], floor, least, positive)
+        if gain > best:
+            best, found = gain, j
+    return found
+
+
+@part
+def _project(gram, e, atoms, inverse, k, column, products):
+    """Coefficients of an atom on the chosen ones; what is left of its length."""
+    for i in range(k):
+        products[i] = gram[e, atoms[i]]
+    left = np.float64(gram[e, e])
+    for i in range(k):
+        total = 0.0
+        for j in range(k):
+            total += inverse[i, j] * products[j]
+        column[i] = total
+        left -= total * products[i]
+    return left
+
+
+@part
+def _first_to_vanish(values, goal, k):
+    """How much of the way to a goal can be gone before a code reaches zero, and whose."""
+    share, who = 1.0, -1
+    for i in range(k):
+        if goal[i] <= 0 and values[i] <= share * (values[i] - goal[i]):
+            share, who = values[i] / (values[i] - goal[i]), i
+    return share, who
+
+
+@part
+def _settle(support, field, gram, k, gone, ols):
+    """Codes to least squares on the support, less the atoms that turn negative on the way.
+
+    ``support.column`` holds where the codes go first. Returns how many atoms are left, and
+    how many of ``support.listed`` there are.
+    """
+    atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
+    goal, weights, listed = support.column, support.weights, support.listed
+    slope, left, total = field.slope, field.left, field.total
+    none, one = slope.dtype.type(0), slope.dtype.type(1)
+    while True:
+        share, who = _first_to_vanish(values, goal, k)
+        for i in range(k):
+            values[i] += share * (goal[i] - values[i])
+        if who < 0:
+            return k, gone
+        if gone < listed.shape[0]:
+            listed[gone] = atoms[who]
+            gone += 1
+        left[atoms[who]] = one
+        if ols:
+            length = np.sqrt(inverse[who, who])
+            for i in range(k):
+                weights[i] = inverse[i, who] / length
+            _spread(gram, atoms, weights, k, none, one, slope, left, total)
+            left[atoms[who]] = 1 / inverse[who, who]
+        downdate(inverse, k, who)
+        k -= 1
+        atoms[who], values[who], pull[who] = atoms[k], values[k], pull[k]
+        for i in range(k):
+            place = 0.0
+            for j in range(k):
+                place += inverse[i, j] * pull[j]
+            goal[i] = place
+
+
+@part
+def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, eps):
+    """One more atom, and codes to least squares, less the atoms that turn negative.
+
+    Returns how many atoms there are, how many of ``support.listed``, and whether the atom
+    had anything to add.
+    """
+    atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
+    column, products, weights = support.column, support.products, support.weights
+    slope, left, total = field.slope, field.left, field.total
+    none, one = slope.dtype.type(0), slope.dtype.type(1)
+    unexplained = _project(gram, e, atoms, inverse, k, column, products)
+    left[e] = np.inf
+    pull[k] = Q[row, e] / length
+    off = pull[k]
+    for i in range(k):
+        off -= values[i] * products[i]
+    floor = FLOOR * eps * np.sqrt(gram[e, e])
+    if unexplained <= eps**0.5 * gram[e, e] or (off if positive else abs(off)) <= floor:
+        return k, gone, False
+    border(inverse, column, k, unexplained)
+    scale = 1 / np.sqrt(unexplained)
+    blocked = False
+    for i in range(k):
+        weights[i] = -column[i] * scale
+        column[i] = values[i] - column[i] * off / unexplained
+        blocked |= column[i] <= 0
+    atoms[k], values[k], weights[k], column[k] = e, 0, scale, off / unexplained
+    k += 1
+    change = -one if ols else none
+    if not (positive and blocked):
+        height = slope.dtype.type(off * scale)
+        _spread(gram, atoms, weights, k, height, change, slope, left, total)
+        for i in range(k):
+            values[i] = column[i]
+        return k, gone, True
+    if ols:
+        _spread(gram, atoms, weights, k, none, change, slope, left, total)
+    k, gone = _settle(support, field, gram, k, gone, ols)
+    for j in range(gram.shape[0]):
+        slope[j] = Q[row, j] / length
+    for i in range(k):
+        weights[i] = values[i]
+    _spread(gram, atoms, weights, k, one, none, slope, left, total)
+    return k, gone, True
+
+
+@part
+def _largest(codes, row, most, positive, found):
+    """Atoms of the largest entries of a start, at most ``most``; how many."""
+    count = 0
+    for j in range(codes.shape[1]):
+        value = codes[row, j] if positive else abs(codes[row, j])
+        if not value > 0:
+            continue
+        if count < most:
+            found[count] = j
+            count += 1
+            continue
+        least = 0
+        for i in range(1, count):
+            if abs(codes[row, found[i]]) < abs(codes[row, found[least]]):
+                least = i
+        if value > abs(codes[row, found[least]]):
+            found[least] = j
+    return count
+
+
+@part
+def _finish(X, row, D, length, support, k, positive, r, codes):
+    """Write a row's codes after one Newton step from the exact residual; ``½‖x − sD‖²``."""
+    atoms, values, inverse = support.atoms, support.values, support.inverse
+    products, step = support.products, support.column
+    for m in range(r.shape[0]):
+        r[m] = X[row, m]
+    for i in range(k):
+        values[i] *= length
+        subtract(r, values[i], D, atoms[i])
+    for i in range(k):
+        products[i] = dot(r, D, atoms[i])
+    for i in range(k):
+        total = 0.0
+        for j in range(k):
+            total += inverse[i, j] * products[j]
+        step[i] = -values[i] if positive and values[i] + total <= 0 else total
+    for i in range(k):
+        subtract(r, step[i], D, atoms[i])
+        codes[row, atoms[i]] = values[i] + step[i]
+    return 0.5 * square(r)
+
+
+@compiled
+def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter):
+    r"""Lower :math:`\tfrac12\|x-sD\|^2` by one atom after the other, refitting all codes.
+
+    The inverse of the chosen atoms' Gram matrix is kept, by borders and downdates. It gives
+    the direction in which a newcomer extends their span, and a sum of rows of the Gram
+    matrix its products with all atoms, from which follow their products with the residual
+    and what is left of their lengths.
+
+    Parameters
+    ----------
+    rows : int array
+        Which rows to code.
+    X, D : arrays of shape (n, n_features), (n_components, n_features)
+    gram : array of shape (n_components, n_components)
+        ``DDᵀ``.
+    Q : array of shape (n, n_components)
+        ``XDᵀ``.
+    most : int
+        Most atoms of a row.
+    positive : bool
+    ols : bool
+        Whether atoms are measured by what the chosen ones leave of them.
+    eps : float
+        Of the floating point type.
+    max_steps : int
+        Most atoms added to a row.
+    warm : bool
+        Whether ``codes`` holds a start; otherwise it holds zeros.
+    codes : array of shape (n, n_components)
+        Written to, as are ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,).
+    """
+    n_components, n_features = D.shape
+    support, field = _new_support(most + 1, gram), _new_field(gram)
+    slope, left, listed = field.slope, field.left, support.listed
+    tops = np.zeros(LANES, gram.dtype)
+    whole = np.ones(n_components, gram.dtype)
+    shortest = gram.dtype.type(np.inf)
+    for j in range(n_components):
+        shortest = min(shortest, gram[j, j])
+        if ols:
+            whole[j] = gram[j, j]
+    # what is useful in the best case; with atoms of other lengths _enter looks closer
+    floor = gram.dtype.type(FLOOR * eps * np.sqrt(shortest))
+    least = gram.dtype.type(eps**0.5 * shortest if ols else 0)
+    r = np.empty(n_features)
+    for row in rows:
+        length = 0.0
+        for m in range(n_features):
+            length += np.float64(X[row, m]) * X[row, m]
+        length = np.sqrt(length)
+        scale = gram.dtype.type(1 / length if length > 0 else 0)
+        for j in range(n_components):
+            slope[j], left[j] = Q[row, j] * scale, whole[j]
+        k, steps, gone = 0, 0, 0
+        if warm:
+            gone = _largest(codes, row, most, positive, listed)
+            for j in range(n_components):
+                codes[row, j] = 0
+        while k < most:
+            again = 0 < gone < listed.shape[0]
+            e = _best_of(listed, gone, slope, left, floor, least, positive) if again else -1
+            if e < 0:
+                again, gone = False, 0
+                if steps == max_steps:
+                    break
+                e = _best(slope, left, floor, least, positive, tops)
+                if e < 0:
+                    break
+            k, gone, entered = _enter(
+                support, field, gram, Q, row, length, e, k, gone, positive, ols, eps
+            )
+            steps += entered and not again
+        energy[row] = _finish(X, row, D, length, support, k, positive, r, codes)
+        n_iter[row] = steps

@@ -1,0 +1,127 @@
+"""Least squares on given supports, signed or non-negative, a batch of rows at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Gathered atoms take n·k·n_features numbers; rows are cut so that they fit a cache.
+GATHER_LIMIT = 2**22
+REFINEMENTS = 8  # with one factor: the later ones take back what its damping cost
+
+
+def top_support(codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Indices of the ``k`` largest codes of each row and which of them are not zero."""
+    magnitude, indices = codes.abs().topk(k, dim=1)
+    return indices, magnitude > 0
+
+
+def resolution(dtype: torch.dtype) -> float:
+    """Squared sine below which an atom counts as explained by others.
+
+    Gram matrices are damped by this. Along directions in which atoms cancel each other, least
+    squares are not unique, and a smaller damping would blow rounding up there.
+    """
+    return torch.finfo(dtype).eps ** 0.5
+
+
+def least_squares(
+    X: Tensor, D: Tensor, indices: Tensor, valid: Tensor, start: Tensor, *, positive: bool
+) -> Tensor:
+    r"""Minimise :math:`\tfrac12\|x - uA\|^2` over the atoms A of each row, shape (n, k).
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, n_features)
+    D : Tensor of shape (n_components, n_features)
+    indices, valid : Tensor of shape (n, k)
+        Atoms of each row; where ``valid`` is false the place is padding and stays zero.
+    start : Tensor of shape (n, k)
+        Values to begin with, at least zero for positive problems. The answer does not
+        depend on them, the time does.
+    positive : bool
+        Whether u ≥ 0 is asked for; then by the active-set method of Lawson & Hanson (1974,
+        chapter 23), all rows in step and each with its own set.
+    """
+    size = max(1, GATHER_LIMIT // max(1, indices.shape[1] * D.shape[1]))
+    parts = zip(*(t.split(size) for t in (X, indices, valid, start * valid)), strict=True)
+    solve = _non_negative if positive else _Atoms.newton
+    return torch.cat([solve(_Atoms.of(x, D[i] * v[..., None]), u, v) for x, i, v, u in parts])
+
+
+@dataclass
+class _Atoms:
+    """Atoms of some rows, (n, k, n_features), and their products with each other."""
+
+    X: Tensor
+    atoms: Tensor
+    gram: Tensor
+
+    @classmethod
+    def of(cls, X: Tensor, atoms: Tensor) -> _Atoms:
+        return cls(X, atoms, atoms @ atoms.mT)
+
+    def __getitem__(self, rows: Tensor) -> _Atoms:
+        return _Atoms(self.X[rows], self.atoms[rows], self.gram[rows])
+
+    def pull(self, values: Tensor) -> Tensor:
+        """Products of the atoms with the residual, shape (n, k)."""
+        residual = self.X - (values.unsqueeze(1) @ self.atoms).squeeze(1)
+        return (self.atoms @ residual.unsqueeze(2)).squeeze(2)
+
+    def newton(self, values: Tensor, free: Tensor) -> Tensor:
+        """The minimiser over the ``free`` places, the others held, nearest to ``values``."""
+        both = free.unsqueeze(2) & free.unsqueeze(1)
+        size = self.gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+        size = size.clamp(min=torch.finfo(values.dtype).tiny)
+        damping = torch.where(free, resolution(values.dtype) * size, size)
+        factor, _ = torch.linalg.cholesky_ex(self.gram * both + torch.diag_embed(damping))
+        for _ in range(REFINEMENTS):
+            step = torch.cholesky_solve((self.pull(values) * free).unsqueeze(2), factor)
+            values = values + step.squeeze(2) * free
+        return values
+
+
+def _non_negative(rows: _Atoms, values: Tensor, valid: Tensor) -> Tensor:
+    values, free = _feasible(rows, values, valid)
+    floor = _rounding(rows)
+    open_rows = torch.arange(len(values), device=values.device)
+    for _ in range(3 * values.shape[1]):  # Lawson & Hanson's own limit; k rounds are usual
+        part, held = rows[open_rows], valid[open_rows] & ~free[open_rows]
+        pull = part.pull(values[open_rows]).masked_fill(~held, -torch.inf)
+        best, place = (pull - floor[open_rows]).max(1)
+        going = best > 0
+        if not going.any():
+            break
+        open_rows, part, place = open_rows[going], part[going], place[going, None]
+        before = free[open_rows]
+        values[open_rows], free[open_rows] = _feasible(
+            part, values[open_rows], before.scatter(1, place, True)
+        )
+        # a newcomer that is dropped at once was rounding: nothing is left to gain
+        open_rows = open_rows[(free[open_rows] != before).any(1)]
+        if not len(open_rows):
+            break
+    return values
+
+
+def _feasible(rows: _Atoms, values: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """The minimiser over ``free``, less the places that would turn negative on the way."""
+    while True:
+        target = rows.newton(values, free)
+        blocking = free & (target <= 0)
+        if not blocking.any():
+            return target, free
+        # as far towards the target as nothing turns negative; what blocks is held at zero
+        ratio = (values / (values - target)).masked_fill(~blocking, torch.inf).nan_to_num(0.0)
+        step = ratio.amin(1, keepdim=True).clamp(max=1)
+        free = free & ~(blocking & (ratio <= step))
+        values = (values + step * (target - values)).clamp(min=0) * free
+
+
+def _rounding(rows: _Atoms) -> Tensor:
+    """Below this a product with a residual is rounding, shape (n, k)."""
+    eps = torch.finfo(rows.X.dtype).eps
+    return 10 * eps * rows.X.norm(dim=1, keepdim=True) * rows.atoms.norm(dim=2)

@@ -1,0 +1,176 @@
+"""Greedy k-sparse codes in compiled loops against their definition and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import planted
+from scipy.linalg import hadamard
+from scipy.optimize import nnls
+from sklearn.linear_model import orthogonal_mp_gram
+
+from sparsecode_estimators import kernels, sparse_encode
+from sparsecode_estimators.kernels import reference
+
+pytest.importorskip("numba")
+from sparsecode_estimators.kernels import cpu
+
+RULES = ["omp", "ols"]
+SIGNS = [True, False]
+
+
+def rows(n, n_features, n_components, k, seed, *, positive, noise=0.1, dtype=torch.float64):
+    X, _, D = planted(n, n_features, n_components, k, seed, positive=positive, noise=noise)
+    return torch.tensor(X, dtype=dtype), torch.tensor(D, dtype=dtype)
+
+
+def solve(make, X, D, k, *, positive, rule, start=None, max_steps=1000):
+    options = {"positive": positive, "rule": rule, "start": start, "max_steps": max_steps}
+    return make.pursuit(X, D, D @ D.T, k=k, **options)
+
+
+# few atoms and many; some, all that there are, and nearly as many as span the space: as many
+# would leave a choice of any atom, since then each explains all that is left
+SIZES = [(60, 8, 16, 3), (40, 12, 100, 11), (20, 10, 6, 6), (30, 40, 200, 15), (6, 20, 1500, 9)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+@pytest.mark.parametrize(("n", "n_features", "n_components", "k"), SIZES)
+def test_loops_agree_with_the_definition(n, n_features, n_components, k, positive, rule):
+    X, D = rows(n, n_features, n_components, k, seed=91, positive=positive)
+    ours, meant = (solve(m, X, D, k, positive=positive, rule=rule) for m in (cpu, reference))
+    np.testing.assert_allclose(ours.codes, meant.codes, atol=1e-7)
+    np.testing.assert_allclose(ours.energy, meant.energy, atol=1e-10)
+    assert torch.equal(ours.n_iter, meant.n_iter)
+    assert ours.gap.isnan().all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+def test_float32_codes_are_least_squares_on_their_support(positive, rule):
+    X, D = rows(50, 30, 150, 6, seed=92, positive=positive, dtype=torch.float32)
+    found = solve(cpu, X, D, 8, positive=positive, rule=rule)
+    exact = solve(cpu, X.double(), D.double(), 8, positive=positive, rule=rule)
+    same = ((found.codes != 0) == (exact.codes != 0)).all(1)
+    assert same.double().mean() > 0.95
+    np.testing.assert_allclose(found.codes[same], exact.codes[same], rtol=1e-6, atol=1e-6)
+    for x, s in zip(X.double().numpy(), found.codes.numpy(), strict=True):
+        atoms = D.double().numpy()[s != 0].T
+        best = nnls(atoms, x)[0] if positive else np.linalg.lstsq(atoms, x, rcond=None)[0]
+        np.testing.assert_allclose(s[s != 0], best, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_agrees_with_scikit_learn(k):
+    X, D = rows(40, 30, 120, 5, seed=93, positive=False)
+    ours = solve(cpu, X, D, k, positive=False, rule="omp").codes
+    theirs = orthogonal_mp_gram((D @ D.T).numpy(), (D @ X.T).numpy(), n_nonzero_coefs=k)
+    np.testing.assert_allclose(ours, theirs.T, atol=1e-7)
+
+
+@st.composite
+def awkward(draw):
+    """Equal and opposite atoms, zero rows, rows in the span of few atoms, any scale."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n_features, n_components = draw(st.integers(1, 8)), draw(st.integers(1, 80))
+    D = rng.standard_normal((n_components, n_features))
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    if n_components > 2 and draw(st.booleans()):
+        D[-1], D[-2] = D[0], -D[1]
+    X = rng.standard_normal((5, n_features))
+    X[0] = 0
+    X[1] = D[0]
+    X[2] = D[0] + 0.5 * D[-1]
+    scale = 10.0 ** draw(st.integers(-6, 6))
+    return torch.tensor(X * scale), torch.tensor(D), draw(st.integers(1, min(D.shape)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+@given(problem=awkward())
+def test_awkward_rows(problem, positive, rule, dtype):
+    X, D, k = problem[0].to(dtype), problem[1].to(dtype), problem[2]
+    ours, meant = (solve(m, X, D, k, positive=positive, rule=rule) for m in (cpu, reference))
+    assert ours.codes.isfinite().all()
+    assert ((ours.codes != 0).sum(1) <= k).all()
+    assert not positive or (ours.codes >= 0).all()
+    assert not ours.codes[0].any()
+    scale = 0.5 * X.double().square().sum(1)
+    residual = 0.5 * (X.double() - ours.codes.double() @ D.double()).square().sum(1)
+    rounding = 1e-5 if dtype == torch.float32 else 1e-12
+    assert ((residual - ours.energy).abs() <= rounding * scale).all()
+    # where two atoms are equally good, either may be taken
+    assert (ours.energy <= meant.energy + rounding * scale).double().mean() >= 0.8
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+def test_recovers_what_must_be_recovered(positive, rule):
+    """Tropp (2004): fewer than (1 + 1/μ)/2 atoms and no noise; more atoms are not taken."""
+    D = np.vstack([np.eye(64), hadamard(64) / 8])
+    rng = np.random.default_rng(0)
+    true = np.zeros((50, 128))
+    for row in true:
+        row[rng.choice(128, 4, replace=False)] = rng.uniform(1, 2, 4)
+        row *= 1 if positive else rng.choice([-1, 1], 128)
+    found = solve(cpu, *map(torch.tensor, (true @ D, D)), 9, positive=positive, rule=rule)
+    np.testing.assert_allclose(found.codes, true, atol=1e-12)
+    assert (found.n_iter == 4).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+def test_goes_on_from_a_start(positive, rule):
+    X, D = rows(40, 20, 100, 5, seed=94, positive=positive)
+    cold = solve(cpu, X, D, 5, positive=positive, rule=rule)
+    warm = solve(cpu, X, D, 5, positive=positive, rule=rule, start=cold.codes)
+    np.testing.assert_allclose(warm.codes, cold.codes, atol=1e-12)
+    full = (cold.codes != 0).sum(1) == 5
+    assert (warm.n_iter[full] == 0).all()
+    start = torch.randn(40, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours, meant = (
+        solve(m, X, D, 5, positive=positive, rule=rule, start=start) for m in (cpu, reference)
+    )
+    np.testing.assert_allclose(ours.codes, meant.codes, atol=1e-8)
+
+
+def test_few_steps():
+    X, D = rows(40, 20, 100, 5, seed=95, positive=False)
+    codes, info = sparse_encode(
+        X, D, n_nonzero_coefs=5, solver="ols", max_iter=3, positive_code=False, return_info=True
+    )
+    assert ((codes != 0).sum(1) == 3).all()
+    assert (info.n_iter == 3).all()
+    assert not info.converged.any()
+
+
+@pytest.mark.parametrize("positive", SIGNS)
+def test_threads_and_neighbours_do_not_matter(positive, monkeypatch):
+    X, D = rows(300, 20, 100, 5, seed=96, positive=positive)
+    alone = solve(cpu, X, D, 5, positive=positive, rule="ols").codes
+    monkeypatch.setattr(cpu, "CHUNK", 37 * 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert torch.equal(solve(cpu, X, D, 5, positive=positive, rule="ols").codes, alone)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(5))
+    mixed = solve(cpu, X[order], D, 5, positive=positive, rule="ols").codes
+    np.testing.assert_allclose(mixed, alone[order], atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", RULES)
+def test_without_numba_the_definition_serves(solver, monkeypatch):
+    X, D = rows(40, 20, 100, 5, seed=97, positive=True)
+    with_loops = sparse_encode(X, D, n_nonzero_coefs=5, solver=solver)
+    monkeypatch.setattr(kernels, "_compiled", lambda: None)
+    without = sparse_encode(X, D, n_nonzero_coefs=5, solver=solver)
+    np.testing.assert_allclose(without, with_loops, atol=1e-8)
+
+
+def test_few_rows_of_many_atoms_need_no_gram_matrix():
+    X, D = rows(2, 10, 2000, 3, seed=98, positive=True)
+    assert not kernels.gram_pays(2, 2000, k=3, rule="omp")
+    few = sparse_encode(X, D, n_nonzero_coefs=3, solver="omp")
+    many = sparse_encode(X.repeat(20, 1), D, n_nonzero_coefs=3, solver="omp")
+    np.testing.assert_allclose(few, many[:2], atol=1e-8)
