@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -99,6 +100,7 @@ def test_an_interrupt_gets_through(monkeypatch):
 
     def interrupted(chunk):
         calls.append(len(chunk))
+        time.sleep(0.002)  # chunks take milliseconds; at once, all could run before one is heard
         raise KeyboardInterrupt
 
     for threads in (1, 2):
