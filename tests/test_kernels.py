@@ -100,7 +100,7 @@ def test_an_interrupt_gets_through(monkeypatch):
 
     def interrupted(chunk):
         calls.append(len(chunk))
-        time.sleep(0.002)  # chunks take milliseconds; at once, all could run before one is heard
+        time.sleep(0.02)  # else others finish before the main thread is woken on a busy machine
         raise KeyboardInterrupt
 
     for threads in (1, 2):
