@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -142,6 +143,7 @@ def test_an_interrupt_gets_through(monkeypatch):
 
     def interrupted(chunk):
         calls.append(len(chunk))
+        time.sleep(0.02)  # else others finish before the main thread is woken on a busy machine
         raise KeyboardInterrupt
 
     for threads in (1, 2):

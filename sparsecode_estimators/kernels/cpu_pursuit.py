@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .cpu_active_set import border, downdate
+from .cpu_all_atoms import LANES, best_atom, best_listed, new_field, spread
 from .cpu_certificate import dot, square, subtract
 from .cpu_jit import compiled, part
 
-LANES = 64  # atoms compared side by side
-WIDTH = 1024  # atoms whose products are summed together, so that they stay in the first cache
 FLOOR = 10  # slopes below so many roundings of a row's length are rounding
 
 
@@ -46,25 +45,6 @@ class Support(NamedTuple):
     listed: np.ndarray
 
 
-class Field(NamedTuple):
-    """What one row says about all atoms; arrays of shape (n_components,) and some padding.
-
-    Attributes
-    ----------
-    slope : array
-        Products with the residual, for a row of length 1.
-    left : array
-        Squared length of the part that chosen atoms do not explain; ones for a rule that does
-        not ask. Infinite where an atom cannot be chosen.
-    total : array
-        Scratch.
-    """
-
-    slope: np.ndarray
-    left: np.ndarray
-    total: np.ndarray
-
-
 @part
 def _new_support(size, like):
     return Support(
@@ -77,104 +57,6 @@ def _new_support(size, like):
         np.zeros(size, like.dtype),
         np.zeros(3 * size, np.int64),
     )
-
-
-@part
-def _new_field(gram):
-    padded = -(-gram.shape[0] // LANES) * LANES
-    dtype = gram.dtype
-    return Field(np.zeros(padded, dtype), np.ones(padded, dtype), np.zeros(padded, dtype))
-
-
-@part
-def _clear(total):
-    for j in range(total.shape[0]):
-        total[j] = 0
-
-
-@part
-def _add_four(a, b, c, d, wa, wb, wc, wd, total):
-    for j in range(total.shape[0]):
-        total[j] += wa * a[j] + wb * b[j] + wc * c[j] + wd * d[j]
-
-
-@part
-def _add_one(a, wa, total):
-    for j in range(total.shape[0]):
-        total[j] += wa * a[j]
-
-
-@part
-def _add_squares(a, wa, total):
-    for j in range(total.shape[0]):
-        total[j] += wa * a[j] * a[j]
-
-
-@part
-def _spread(gram, atoms, weights, k, height, change, slope, left, total):
-    r"""With :math:`v = \sum_i w_i G_{e_i}`, ``slope −= height·v`` and ``left += change·v²``."""
-    w, n_components = weights, gram.shape[0]
-    for start in range(0, n_components, WIDTH):
-        stop = min(n_components, start + WIDTH)
-        # slices of single rows, as only of them the loops are sure to be contiguous
-        s, rest, v = slope[start:stop], left[start:stop], total[start:stop]
-        _clear(v)
-        i = 0
-        while i + 4 <= k:
-            a, b = gram[atoms[i], start:stop], gram[atoms[i + 1], start:stop]
-            c, d = gram[atoms[i + 2], start:stop], gram[atoms[i + 3], start:stop]
-            _add_four(a, b, c, d, w[i], w[i + 1], w[i + 2], w[i + 3], v)
-            i += 4
-        while i < k:
-            _add_one(gram[atoms[i], start:stop], w[i], v)
-            i += 1
-        _add_one(v, -height, s)
-        if change != 0:
-            _add_squares(v, change, rest)
-
-
-@part
-def _gain(slope, left, floor, least, positive):
-    """Twice what an atom would lower the residual by (for ``omp`` its squared slope)."""
-    size = slope if positive else abs(slope)
-    useful = size > floor and left > least
-    return size * size / left if useful else slope * 0
-
-
-@part
-def _best(slope, left, floor, least, positive, tops):
-    """Atom with the largest gain, or -1.
-
-    The maximum is taken in lanes, since numba does not vectorise a single one.
-    """
-    for lane in range(LANES):
-        tops[lane] = 0
-    for block in range(slope.shape[0] // LANES):
-        for lane in range(LANES):
-            j = block * LANES + lane
-            gain = _gain(slope[j], left[j], floor, least, positive)
-            tops[lane] = gain if gain > tops[lane] else tops[lane]
-    first = 0
-    for lane in range(1, LANES):
-        first = lane if tops[lane] > tops[first] else first
-    best, found = slope.dtype.type(0), -1
-    for j in range(first, slope.shape[0], LANES):
-        gain = _gain(slope[j], left[j], floor, least, positive)
-        if gain > best:
-            best, found = gain, j
-    return found
-
-
-@part
-def _best_of(atoms, count, slope, left, floor, least, positive):
-    """The same among ``count`` atoms."""
-    best, found = slope.dtype.type(0), -1
-    for i in range(count):
-        j = atoms[i]
-        gain = _gain(slope[j], left[j], floor, least, positive)
-        if gain > best:
-            best, found = gain, j
-    return found
 
 
 @part
@@ -227,7 +109,7 @@ def _settle(support, field, gram, k, gone, ols):
             length = np.sqrt(inverse[who, who])
             for i in range(k):
                 weights[i] = inverse[i, who] / length
-            _spread(gram, atoms, weights, k, none, one, slope, left, total)
+            spread(gram, atoms, weights, k, none, one, slope, left, total)
             left[atoms[who]] = 1 / inverse[who, who]
         downdate(inverse, k, who)
         k -= 1
@@ -271,18 +153,18 @@ def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, eps)
     change = -one if ols else none
     if not (positive and blocked):
         height = slope.dtype.type(off * scale)
-        _spread(gram, atoms, weights, k, height, change, slope, left, total)
+        spread(gram, atoms, weights, k, height, change, slope, left, total)
         for i in range(k):
             values[i] = column[i]
         return k, gone, True
     if ols:
-        _spread(gram, atoms, weights, k, none, change, slope, left, total)
+        spread(gram, atoms, weights, k, none, change, slope, left, total)
     k, gone = _settle(support, field, gram, k, gone, ols)
     for j in range(gram.shape[0]):
         slope[j] = Q[row, j] / length
     for i in range(k):
         weights[i] = values[i]
-    _spread(gram, atoms, weights, k, one, none, slope, left, total)
+    spread(gram, atoms, weights, k, one, none, slope, left, total)
     return k, gone, True
 
 
@@ -363,7 +245,7 @@ def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, code
         Written to, as are ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,).
     """
     n_components, n_features = D.shape
-    support, field = _new_support(most + 1, gram), _new_field(gram)
+    support, field = _new_support(most + 1, gram), new_field(gram)
     slope, left, listed = field.slope, field.left, support.listed
     tops = np.zeros(LANES, gram.dtype)
     whole = np.ones(n_components, gram.dtype)
@@ -391,12 +273,12 @@ def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, code
                 codes[row, j] = 0
         while k < most:
             again = 0 < gone < listed.shape[0]
-            e = _best_of(listed, gone, slope, left, floor, least, positive) if again else -1
+            e = best_listed(listed, gone, slope, left, floor, least, positive) if again else -1
             if e < 0:
                 again, gone = False, 0
                 if steps == max_steps:
                     break
-                e = _best(slope, left, floor, least, positive, tops)
+                e = best_atom(slope, left, floor, least, positive, tops)
                 if e < 0:
                     break
             k, gone, entered = _enter(
