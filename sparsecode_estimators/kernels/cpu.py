@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_few_atoms import FEW, block, few, few_atoms
+from .cpu_few_atoms import block, few, few_atoms
+from .cpu_few_certificate import DEPTH, FEW
+from .cpu_few_pursuit import few_pursuit
 from .cpu_pursuit import pursuit as _pursuit
 from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set
@@ -66,19 +68,15 @@ def _few(
 ) -> None:
     """All atoms in vectors; the rows that this leaves one after the other."""
     rows, atoms, prices, *options = given
-    problem, left = few(atoms, prices, options[0]), []
+    problem = few(atoms, prices, options[0])
 
-    def solve(chunk: np.ndarray) -> None:
-        room = block(problem)
-        left.append(few_atoms(chunk, rows, problem, room, *options, max_steps, *out))
+    def solve(chunk: np.ndarray) -> np.ndarray:
+        return few_atoms(chunk, rows, problem, block(problem), *options, max_steps, *out)
 
-    _in_chunks(solve, len(rows), CHUNK // len(atoms))
-    rest = np.sort(np.concatenate([np.empty(0, np.int64), *left]))
-    if len(rest):  # otherwise there is nothing to be compiled for
-        answers = tuple(a[rest] for a in out)
-        _many((rows[rest], *given[1:]), gram, False, max_steps, answers)
-        for whole, answer in zip(out, answers, strict=True):
-            whole[rest] = answer
+    def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
+        _many((rows, *given[1:]), gram, False, max_steps, out)
+
+    _and_the_rest(solve, many, rows, out)
 
 
 def _wide(
@@ -124,15 +122,43 @@ def pursuit(
     warm = start is not None
     codes = X.new_zeros(n, n_components) if start is None else start.clone()
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
-    rows, atoms, products, correlations, out = (
-        t.detach().contiguous().numpy() for t in (X, D, gram, X @ D.T, codes)
-    )
-    eps = torch.finfo(X.dtype).eps
-    given = (rows, atoms, products, correlations, k, positive, rule == "ols", eps)
-    more = (max_steps, warm, out, energy, n_iter)
-    _in_chunks(_pursuit, n, max(1, CHUNK // n_components), *given, *more)
+    rows, atoms, products = (t.detach().contiguous().numpy() for t in (X, D, gram))
+    options = (k, positive, rule == "ols", float(np.finfo(rows.dtype).eps))
+    out = (codes.numpy(), energy, n_iter)
+
+    def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
+        given = (rows, atoms, products, rows @ atoms.T, *options, max_steps, warm, *out)
+        _in_chunks(_pursuit, len(rows), max(1, CHUNK // n_components), *given)
+
+    if n_components <= FEW and k <= DEPTH and not warm:
+        problem = few(atoms, np.zeros(n_components), 0.0)
+
+        def solve(chunk: np.ndarray) -> np.ndarray:
+            return few_pursuit(chunk, rows, problem, block(problem), *options, max_steps, *out)
+
+        _and_the_rest(solve, many, rows, out)
+    else:
+        many(rows, out)
     gap = torch.full((n,), torch.nan, dtype=torch.float64)
     return Answer(codes, gap, torch.from_numpy(energy), torch.from_numpy(n_iter))
+
+
+def _and_the_rest(
+    few: Callable[[np.ndarray], np.ndarray],
+    many: Callable[[np.ndarray, tuple[Any, ...]], None],
+    rows: np.ndarray,
+    out: tuple[Any, ...],
+) -> None:
+    """Solve rows by ``few``, and those that it leaves by ``many``."""
+    left = [np.empty(0, np.int64)]
+    size = CHUNK // out[0].shape[1]
+    _in_chunks(lambda chunk: left.append(few(chunk)), len(rows), size)
+    rest = np.sort(np.concatenate(left))
+    if len(rest):  # otherwise there is nothing to be compiled for
+        answers = tuple(a[rest] for a in out)
+        many(rows[rest], answers)
+        for whole, answer in zip(out, answers, strict=True):
+            whole[rest] = answer
 
 
 def _rounded_is_faster() -> bool:

@@ -164,13 +164,13 @@ def _start_over(problem, state, r, width):
 
 
 @inlined
-def _begin(X, row, problem, state, r, width):
-    """Products of a row with all atoms."""
+def begin(X, row, scale, problem, state, r, width):
+    """Products of a scaled row with all atoms, and codes of zero."""
     atoms, products = problem.atoms, state.products
     for b in range(0, width, WIDTH):
         v = zeros(products)
         for m in range(X.shape[1]):
-            v = plus(v, np.float64(X[row, m]), load(atoms, m * FEW + b))
+            v = plus(v, scale * X[row, m], load(atoms, m * FEW + b))
         store(products, r * FEW + b, v)
     state.top[r] = _start_over(problem, state, r, width)
     store(state.sign, r * DEPTH, zeros(state.sign))
@@ -199,7 +199,7 @@ def _most_violated(slope, penalty, start, width, positive, tol):
 
 
 @inlined
-def _append(problem, state, r, k, e, sign, width, independent):
+def append(problem, state, r, k, e, sign, width, independent):
     """Make atom ``e`` active, and move to the minimiser for these signs.
 
     False, and nothing done, if the ``k`` active atoms span it.
@@ -264,14 +264,14 @@ def _drop_crossed(state, r, k):
 
 
 @inlined
-def _repair(problem, state, r, k, width, independent):
+def repair(problem, state, r, k, width, independent):
     """Drop atoms until all codes have their signs; how many stay, -1 if they are dependent."""
     while k > 0 and _any_crossed(state, r):
         k = _drop_crossed(state, r, k)
         _start_over(problem, state, r, width)
         for i in range(k):
             e, sign = state.atom[r * DEPTH + i], state.sign[r * DEPTH + i]
-            if not _append(problem, state, r, i, e, sign, width, independent):
+            if not append(problem, state, r, i, e, sign, width, independent):
                 return -1
     return k
 
@@ -287,19 +287,19 @@ def _step(problem, state, r, width, positive, tol, independent):
     store(state.before, 0, load(state.code, r * DEPTH))
     violated = get(slope, r * FEW + e)
     sign = one if violated > 0 else -one
-    if k == DEPTH or not _append(problem, state, r, k, e, sign, width, independent):
+    if k == DEPTH or not append(problem, state, r, k, e, sign, width, independent):
         if violated * sign - penalty[e] > SURE / TOL * limit:
             state.size[r] = -1
         return False
     state.atom[r * DEPTH + k] = e
     signs = plus(load(state.sign, r * DEPTH), sign, load(problem.unit, k * DEPTH))
     store(state.sign, r * DEPTH, signs)
-    state.size[r] = _repair(problem, state, r, k + 1, width, independent)
+    state.size[r] = repair(problem, state, r, k + 1, width, independent)
     return state.size[r] >= 0
 
 
 @inlined
-def _without_owners(problem, state):
+def without_owners(problem, state):
     return Few(
         bare(problem.atoms), bare(problem.gram), bare(problem.exact_gram), bare(problem.penalty),
         bare(problem.exact_penalty), bare(problem.lengths), bare(problem.unit),
@@ -333,22 +333,22 @@ def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, g
     int array
         Rows that are left: they need more than ``DEPTH`` atoms, or dependent ones.
     """
-    problem, state = _without_owners(problem, state)
+    problem, state = without_owners(problem, state)
     x, out, gaps, energies, steps = bare(X), bare(codes), bare(gap), bare(energy), bare(n_iter)
     kind = state.slope.dtype.type
     tol, independent, width = kind(TOL * eps), kind(eps**0.7), problem.penalty.shape[0]
     left, n_left = np.empty(len(rows), np.int64), 0
-    for begin in range(0, len(rows), BLOCK):
-        busy = min(BLOCK, len(rows) - begin)
+    for start in range(0, len(rows), BLOCK):
+        busy = min(BLOCK, len(rows) - start)
         for r in range(busy):
-            _begin(x, rows[begin + r], problem, state, r, width)
-            steps[rows[begin + r]] = 0
+            begin(x, rows[start + r], 1.0, problem, state, r, width)
+            steps[rows[start + r]] = 0
         still = busy
         while still > 0:
             kept = 0
             for i in range(still):
                 r = state.open[i]
-                row = rows[begin + r]
+                row = rows[start + r]
                 if steps[row] < max_steps and _step(
                     problem, state, r, width, positive, tol, independent
                 ):
@@ -357,7 +357,7 @@ def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, g
                     kept += 1
             still = kept
         for r in range(busy):
-            row = rows[begin + r]
+            row = rows[start + r]
             if state.size[r] < 0:
                 left[n_left] = row
                 n_left += 1

@@ -41,7 +41,7 @@ def _products(problem, state, r, k, width):
 
 
 @inlined
-def _polish(problem, state, r, k, width, eps):
+def polish(problem, state, r, k, width, eps):
     """Newton steps from the exact products: ``exact`` then holds the codes, ``found`` theirs.
 
     One is enough but where atoms are nearly dependent.
@@ -93,7 +93,7 @@ def conclude(X, row, problem, state, r, width, ridge, positive, eps, codes, gap,
     """
     k = state.size[r]
     found, exact, penalty = state.found, state.exact, problem.exact_penalty
-    _polish(problem, state, r, k, width, eps)
+    polish(problem, state, r, k, width, eps)
     whole = 0.0
     for m in range(X.shape[1]):
         whole += np.float64(X[row, m]) * np.float64(X[row, m])

@@ -234,6 +234,16 @@ def at_least(_, a, b):
 
 
 @intrinsic
+def where(_, mask, a, b):
+    """``a`` where the mask is true, ``b`` elsewhere."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(*args)
+
+    return a(mask, a, b), codegen
+
+
+@intrinsic
 def first(_, mask):
     """Number of the first place that is true; ``WIDTH`` if none is."""
 
