@@ -9,7 +9,7 @@ from .problem import KSparse
 from .solution import Solution
 
 
-def omp(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> Solution:
+def omp(problem: KSparse, codes: Tensor | None, *, max_iter: int, tol: float | None) -> Solution:
     r"""Add one atom after the other to every row, refit, stop at ``k`` atoms.
 
     Pati, Rezaiifar & Krishnaprasad (1993): the next atom is the one that correlates
@@ -22,7 +22,7 @@ def omp(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) ->
     ----------
     problem : KSparse
         Rows (n, n_features), dictionary (n_components, n_features), k.
-    codes : Tensor of shape (n, n_components)
+    codes : Tensor of shape (n, n_components) or None
         The ``k`` largest entries of a row are its first support; zeros for none. Not
         written to.
     max_iter : int
@@ -33,7 +33,7 @@ def omp(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) ->
     return _pursue(problem, codes, max_iter, rule="omp")
 
 
-def ols(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> Solution:
+def ols(problem: KSparse, codes: Tensor | None, *, max_iter: int, tol: float | None) -> Solution:
     r"""Add the atom whose refit leaves the smallest residual, refit, stop at ``k`` atoms.
 
     Chen, Billings & Luo (1989); "order-recursive matching pursuit" of Rebollo-Neira & Lowe
@@ -55,7 +55,7 @@ def ols(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) ->
     return _pursue(problem, codes, max_iter, rule="ols")
 
 
-def _pursue(problem: KSparse, codes: Tensor, max_iter: int, *, rule: str) -> Solution:
+def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str) -> Solution:
     n, n_components = problem.shape
     X, D = problem.X, problem.D
     with_gram = kernels.accelerated(X, D) and (
@@ -68,16 +68,18 @@ def _pursue(problem: KSparse, codes: Tensor, max_iter: int, *, rule: str) -> Sol
         k=problem.k,
         positive=problem.positive,
         rule=rule,
-        start=codes if (codes != 0).any() else None,
+        start=codes,
         max_steps=max_iter,
     )
-    room = (answer.codes != 0).sum(1) < problem.k
+    converged = answer.n_iter < max_iter
+    if not converged.all():  # with room for more atoms, the last one still helped
+        converged |= (answer.codes != 0).sum(1) >= problem.k
     return Solution(
         codes=answer.codes,
         gap=answer.gap.to(X),
         residual=answer.energy.to(X),
         n_iter=answer.n_iter,
-        converged=~(room & (answer.n_iter >= max_iter)),  # the last step still helped
+        converged=converged,
         flops=_flops(problem, answer),
     )
 
