@@ -130,7 +130,7 @@ def test_awkward_codes(rule, positive):
 @pytest.mark.parametrize("rule", ATOM_UPDATES)
 def test_every_rule_recovers(rule):
     X, codes, D = planted(1000, 10, 12, 2, seed=70, noise=0.0)
-    coder = SparseCodingEncoder(12, dict_update=rule, n_init=3, max_iter=100, random_state=0)
+    coder = SparseCodingEncoder(12, dict_update=rule, n_init=8, max_iter=100, random_state=0)
     coder.fit(X[:500])
     assert dictionary_corr_coef(D, coder.components_) > 0.995
     assert mean_corr_coef(codes[500:], coder.transform(X[500:])) > 0.98

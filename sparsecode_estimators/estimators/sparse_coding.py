@@ -64,10 +64,10 @@ class SparseCodingEncoder(DictionaryLearner):
         matrix factorisation with a penalty.
     fit_intercept : bool, default=False
         Whether to learn the offset b. Without it ``b = 0``.
-    n_init : int >= 1, default=10
+    n_init : int >= 1, default=16
         Restarts of dictionary learning. The worse half is given up after 30 % and 60 % of
         the rounds.
-    max_iter : int >= 1, default=300
+    max_iter : int >= 1, default=100
         Rounds of dictionary learning; with ``batch_size`` most passes over X. They end when
         alpha has arrived, after 300 batches, and a pass lowers the objective by less than a
         thousandth.
@@ -211,8 +211,8 @@ class SparseCodingEncoder(DictionaryLearner):
         positive_code=True,
         positive_dict=False,
         fit_intercept=False,
-        n_init=10,
-        max_iter=300,
+        n_init=16,
+        max_iter=100,
         batch_size=None,
         warm_start=False,
         transform_max_iter=2000,
