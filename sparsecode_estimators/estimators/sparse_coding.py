@@ -67,7 +67,7 @@ class SparseCodingEncoder(DictionaryLearner):
     n_init : int >= 1, default=16
         Restarts of dictionary learning. The worse half is given up after 30 % and 60 % of
         the rounds. With hundreds of atoms one is enough.
-    max_iter : int >= 1, default=100
+    max_iter : int >= 1, default=50
         Rounds of dictionary learning; 30 are enough for hundreds of atoms. With
         ``batch_size`` most passes over X: they end when alpha has arrived, after 300
         batches, and a pass lowers the objective by less than a thousandth.
@@ -213,7 +213,7 @@ class SparseCodingEncoder(DictionaryLearner):
         positive_dict=False,
         fit_intercept=False,
         n_init=16,
-        max_iter=100,
+        max_iter=50,
         batch_size=None,
         warm_start=False,
         transform_max_iter=2000,
