@@ -9,6 +9,7 @@ from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
 
 from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, sparse_encode
 from sparsecode_estimators.estimators import arrays, learned
+from sparsecode_estimators.learning import dictionary
 from sparsecode_estimators.learning.atoms import ATOM_UPDATES, initial_dictionary
 from sparsecode_estimators.learning.online import Moments
 from sparsecode_estimators.metrics import dictionary_corr_coef, mean_corr_coef
@@ -130,11 +131,43 @@ def test_awkward_codes(rule, positive):
 @pytest.mark.parametrize("rule", ATOM_UPDATES)
 def test_every_rule_recovers(rule):
     X, codes, D = planted(1000, 10, 12, 2, seed=70, noise=0.0)
-    coder = SparseCodingEncoder(12, dict_update=rule, n_init=3, max_iter=100, random_state=0)
+    coder = SparseCodingEncoder(12, dict_update=rule, n_init=8, max_iter=100, random_state=0)
     coder.fit(X[:500])
     assert dictionary_corr_coef(D, coder.components_) > 0.995
     assert mean_corr_coef(codes[500:], coder.transform(X[500:])) > 0.98
     assert coder.n_steps_ == coder.n_iter_ == 100
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("batch_size", [None, 100])
+def test_every_make_of_the_codes_recovers(monkeypatch, batch_size, compiled):
+    """Where compiled loops do not serve, proximal steps find the same dictionary."""
+    if not compiled:
+        monkeypatch.setattr(dictionary, "suits", lambda X, D: False)
+    X, _, D = planted(600, 10, 12, 2, seed=88, noise=0.0)
+    options = {"n_init": 4, "batch_size": batch_size, "random_state": 0, "max_iter": 60}
+    coder = SparseCodingEncoder(12, **options).fit(X)
+    assert dictionary_corr_coef(D, coder.components_) > 0.995
+    codes = coder.transform(X)
+    loss = objective(codes, X, coder.components_, coder.alpha_).mean()
+    assert coder.loss_ == pytest.approx(loss, rel=1e-3)
+    np.testing.assert_array_equal(coder.components_, clone(coder).fit(X).components_)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_inertia_saves_rounds(monkeypatch, positive):
+    """At a fixed alpha, from the same start, the objective falls faster."""
+    X, _, D = planted(400, 10, 12, 2, seed=89, noise=0.0, positive=positive)
+    start = unit(D + 0.3 * np.random.default_rng(890).standard_normal(D.shape))
+    options = {"n_init": 1, "alpha": 0.02, "positive_code": positive, "random_state": 0}
+    losses = []
+    for inertia in (0.0, dictionary.INERTIA):
+        monkeypatch.setattr(dictionary, "INERTIA", inertia)
+        monkeypatch.setattr(dictionary, "START_FRACTION", 0.0)
+        coder = SparseCodingEncoder(12, dict_init=start, max_iter=25, **options).fit(X)
+        losses.append(coder.loss_)
+    best = SparseCodingEncoder(12, dict_init=start, max_iter=200, **options).fit(X).loss_
+    assert losses[1] - best < 0.5 * (losses[0] - best)
 
 
 # -- batches ----------------------------------------------------------------------------------

@@ -100,6 +100,29 @@ def test_ten_other_data_sets():
 
 
 @pytest.mark.slow
+def test_noise_and_a_wrong_alpha():
+    """Four times too large or too small an alpha costs at most .03."""
+    found = {alpha: [] for alpha in ("auto", 0.01, 0.04, 0.0025)}
+    for seed in range(5):
+        X, codes, _ = planted(3024, 8, 16, 3, seed=1100 + seed)
+        for alpha, scores in found.items():
+            coder = SparseCodingEncoder(16, alpha=alpha, random_state=seed).fit(X[:1024])
+            scores.append(mean_corr_coef(codes[1024:], coder.transform(X[1024:])))
+    assert np.mean(found["auto"]) >= 0.98, found
+    assert np.min(found["auto"]) >= 0.95, found
+    right = np.mean(found[0.01])
+    assert np.mean(found[0.04]) >= right - 0.03, found
+    assert np.mean(found[0.0025]) >= right - 0.03, found
+
+
+@pytest.mark.slow
+def test_many_atoms_in_few_rounds():
+    X, codes, _ = planted(10_000, 64, 200, 6, seed=1200)
+    coder = SparseCodingEncoder(200, n_init=1, max_iter=30, random_state=0).fit(X[:8000])
+    assert mean_corr_coef(codes[8000:], coder.transform(X[8000:])) >= 0.99
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_components", "n_features"), [(32, 16), (64, 32)])
 def test_other_sizes(n_components, n_features):
     X, codes, _ = planted(2048, n_features, n_components, 3, seed=2000, noise=0.0)

@@ -25,9 +25,9 @@ class SparseCodingEncoder(DictionaryLearner):
     per row.
 
     With ``dictionary`` given, ``fit`` only sets ``alpha``. Otherwise the dictionary is
-    learned: codes and unit-norm atoms in alternation, alpha annealed from large to its
-    value, dead and duplicate atoms replaced, ``n_init`` restarts of which the lowest
-    training objective wins. ``batch_size`` and ``partial_fit`` learn it from batches, in
+    learned: codes and unit-norm atoms in alternation, with inertia, alpha annealed from
+    large to its value, dead and duplicate atoms replaced, ``n_init`` restarts of which the
+    lowest training objective wins. ``batch_size`` and ``partial_fit`` learn it from batches, in
     memory that does not grow with the number of rows.
 
     Parameters
@@ -64,13 +64,13 @@ class SparseCodingEncoder(DictionaryLearner):
         matrix factorisation with a penalty.
     fit_intercept : bool, default=False
         Whether to learn the offset b. Without it ``b = 0``.
-    n_init : int >= 1, default=10
+    n_init : int >= 1, default=16
         Restarts of dictionary learning. The worse half is given up after 30 % and 60 % of
-        the rounds.
-    max_iter : int >= 1, default=300
-        Rounds of dictionary learning; with ``batch_size`` most passes over X. They end when
-        alpha has arrived, after 300 batches, and a pass lowers the objective by less than a
-        thousandth.
+        the rounds. With hundreds of atoms one is enough.
+    max_iter : int >= 1, default=50
+        Rounds of dictionary learning; 30 are enough for hundreds of atoms. With
+        ``batch_size`` most passes over X: they end when alpha has arrived, after 300
+        batches, and a pass lowers the objective by less than a thousandth.
     batch_size : int >= 1 or None, default=None
         None: ``fit`` keeps the codes of all rows and updates the atoms once a round, and
         ``partial_fit`` takes its chunk as one batch. Else the rows are read in batches of
@@ -157,7 +157,8 @@ class SparseCodingEncoder(DictionaryLearner):
     coding"; Engan, Aase & Husøy (1999), "Method of optimal directions for frame design";
     Aharon, Elad & Bruckstein (2006), "K-SVD"; Rubinstein, Zibulevsky & Elad (2008),
     "Efficient implementation of the K-SVD algorithm using batch orthogonal matching
-    pursuit"; O'Neill, Gumran & Klindt (2025), arXiv 2411.13117, section 4.
+    pursuit"; Pock & Sabach (2016), "Inertial proximal alternating linearized minimization
+    (iPALM)"; O'Neill, Gumran & Klindt (2025), arXiv 2411.13117, section 4.
 
     Examples
     --------
@@ -211,8 +212,8 @@ class SparseCodingEncoder(DictionaryLearner):
         positive_code=True,
         positive_dict=False,
         fit_intercept=False,
-        n_init=10,
-        max_iter=300,
+        n_init=16,
+        max_iter=50,
         batch_size=None,
         warm_start=False,
         transform_max_iter=2000,

@@ -83,12 +83,14 @@ def block_coordinate(D: Tensor, gram: Tensor, cross: Tensor, *, positive: bool =
     """
     D = D.clone()
     used = torch.nonzero(gram.diagonal() > 0).squeeze(1).tolist()
+    # without the diagonal the pull of the others is left; rows are cut once, not in the loop
+    pulls, targets, atoms = (gram - gram.diag().diag()).unbind(0), cross.unbind(0), D.unbind(0)
+    transposed = D.T
     for j in used:
-        # the diagonal weighs an atom against the pull of the others; its sign is positive
-        atom = torch.addmv(cross[j] + gram[j, j] * D[j], D.T, gram[j], alpha=-1)
+        atom = torch.addmv(targets[j], transposed, pulls[j], alpha=-1)
         atom = atom.clamp_(min=0) if positive else atom
-        norm = atom.norm()
-        D[j] = torch.where(norm > 0, atom / norm, D[j])
+        norm = torch.linalg.vector_norm(atom)
+        atoms[j].copy_(torch.where(norm > 0, atom / norm, atoms[j]))
     return D
 
 
