@@ -6,7 +6,7 @@ BIN := .venv/bin
 JOBS ?= 2
 STAMP := .venv/installed
 
-.PHONY: demo test lint types layers docs tests test-slow clean
+.PHONY: demo test lint types layers docs tests test-slow test-triton clean
 
 demo: $(STAMP)
 	$(BIN)/python experiments/demo.py
@@ -31,6 +31,10 @@ tests: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+test-triton: $(STAMP)
+	$(BIN)/python -m pip install -q "triton>=3.6"
+	$(BIN)/python -m pytest -q tests/test_triton.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

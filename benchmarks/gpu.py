@@ -18,14 +18,13 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from workloads import WORKLOADS, Workload, make_rows, write
+from workloads import WORKLOADS, make_rows, write
 
 from sparsecode_estimators import kernels
 from sparsecode_estimators.inference import Atoms, Solution, choose, solve
 
 ALPHA = 0.1
 ROWS = {"W1": 10_000_000, "W2": 200_000, "W3": 10_000}
-GPU_WORKLOADS = {**WORKLOADS, "W3": Workload(12_288, 768, 32, 10_000)}
 DISTINCT = 10_000  # rows that are made; the others are copies of them
 
 
@@ -50,7 +49,7 @@ def _once(run: Callable[[], object], device: str) -> float:
 
 def measure(name: str, positive: bool, options: argparse.Namespace) -> dict:
     """One line of the table."""
-    work, device = GPU_WORKLOADS[name], "cpu" if options.dry_run else "cuda"
+    work, device = WORKLOADS[name], "cpu" if options.dry_run else "cuda"
     n = 64 if options.dry_run else ROWS[name]
     rows, D, _ = make_rows(work, min(n, DISTINCT), positive=positive)
     D = torch.from_numpy(D).to(device)
@@ -89,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
         raise SystemExit("No CUDA device here: nothing was measured. Try --dry-run.")
-    names = ["W1", "W2"] if options.dry_run else list(GPU_WORKLOADS)
+    names = ["W1", "W2"] if options.dry_run else list(WORKLOADS)
     lines = [measure(name, positive, options) for name in names for positive in (True, False)]
     if options.dry_run:
         print(*lines, sep="\n")

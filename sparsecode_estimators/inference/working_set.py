@@ -26,7 +26,8 @@ def working_set(
     The atoms that would gain most from leaving zero become candidates. On them the
     problem is solved by an active set: one atom after the other becomes active, codes move
     to the minimiser on the active atoms, or until one of them reaches zero and leaves.
-    Then the gains of all atoms follow from the Gram matrix, and so on until no atom gains.
+    Then the gains of all atoms follow, from the Gram matrix or, of many atoms, from a product of
+    many rows with all of them, and so on until no atom gains.
     (Osborne, Presnell & Turlach 2000; Lawson & Hanson 1974 for positive codes.)
 
     It does not stop early, because the last digits cost next to nothing: ``tol`` only says
