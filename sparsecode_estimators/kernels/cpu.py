@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_few_atoms import block, few, few_atoms
-from .cpu_few_certificate import DEPTH, FEW
+from .cpu_few_atoms import few_atoms
 from .cpu_few_pursuit import few_pursuit
+from .cpu_few_state import DEPTH, FEW, block, few
 from .cpu_pursuit import pursuit as _pursuit
 from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set

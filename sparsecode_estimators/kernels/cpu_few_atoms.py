@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .cpu_few_certificate import DEPTH, FEW, LEAST, conclude
+from .cpu_few_certificate import conclude
+from .cpu_few_state import BLOCK, DEPTH, FEW, without_owners
 from .cpu_jit import compiled, inlined
 from .cpu_vectors import (
     WIDTH,
@@ -27,126 +26,8 @@ from .cpu_vectors import (
     zeros,
 )  # fmt: skip
 
-BLOCK = 16  # rows that take turns, so that one is computed while another waits
 TOL = 2  # an atom is violated by more than this many roundings of the largest product,
 SURE = 4 * TOL  # and, if the active ones span it, by more than so many
-
-
-class Few(NamedTuple):
-    """The problem, atoms padded to whole vectors.
-
-    Attributes
-    ----------
-    atoms : float64 array of shape (n_features, FEW)
-        ``Dᵀ``, zeros as padding.
-    gram, exact_gram : arrays of shape (n_components, FEW)
-        ``DDᵀ + ridge·I`` in the type of the rows, and in double precision.
-    penalty, exact_penalty : arrays of shape (width,)
-        p, infinite as padding to whole vectors.
-    lengths : array of shape (FEW,)
-        Diagonal of ``gram``.
-    unit : array of shape (DEPTH, DEPTH)
-        Rows of the identity.
-    """
-
-    atoms: np.ndarray
-    gram: np.ndarray
-    exact_gram: np.ndarray
-    penalty: np.ndarray
-    exact_penalty: np.ndarray
-    lengths: np.ndarray
-    unit: np.ndarray
-
-
-class Block(NamedTuple):
-    r"""State of some rows, in flat arrays: their steps are constants, which saves most of the work.
-
-    Gram–Schmidt on the active atoms in the geometry of the Gram matrix G: step t makes
-    :math:`\text{basis}_t = (G_{e_t} - \sum_{u<t} \text{basis}_{u e_t}\,\text{basis}_u)/\ell_t`,
-    the products of all atoms with the part of atom :math:`e_t` that the atoms before it do
-    not span, of length :math:`\ell_t`, scaled to length 1. ``mix`` says which mix of atoms this is.
-
-    Attributes
-    ----------
-    products : float64 array of shape (BLOCK·FEW,)
-        ``xDᵀ``.
-    slope : array of shape (BLOCK·FEW,)
-        Products of all atoms with the residual of the present codes.
-    left : array of shape (BLOCK·FEW,)
-        Squared lengths of what the active atoms do not span of all atoms.
-    basis : array of shape (BLOCK·DEPTH·FEW,)
-    mix : array of shape (BLOCK·DEPTH·DEPTH,)
-    code, sign : arrays of shape (BLOCK·DEPTH,)
-        Of active atoms, in the order in which they became so.
-    atom : int array of shape (BLOCK·DEPTH,)
-    size : int array of shape (BLOCK,)
-        How many atoms are active; -1 for a row that must be solved in another way.
-    open : int array of shape (BLOCK,)
-        Rows that are not done.
-    top : array of shape (BLOCK,)
-        Largest size of a product.
-    before : array of shape (DEPTH,)
-        Codes before a step.
-    found : float64 array of shape (FEW,)
-    exact : float64 array of shape (DEPTH,)
-    wanted : array of shape (DEPTH,)
-        Room for :func:`conclude`.
-    """
-
-    products: np.ndarray
-    slope: np.ndarray
-    left: np.ndarray
-    basis: np.ndarray
-    mix: np.ndarray
-    code: np.ndarray
-    sign: np.ndarray
-    atom: np.ndarray
-    size: np.ndarray
-    open: np.ndarray
-    top: np.ndarray
-    before: np.ndarray
-    found: np.ndarray
-    exact: np.ndarray
-    wanted: np.ndarray
-
-
-def few(D: np.ndarray, penalty: np.ndarray, ridge: float) -> Few:
-    """Pad a problem."""
-    n_components, n_features = D.shape
-    width = -(-n_components // WIDTH) * WIDTH
-    atoms = np.zeros((n_features, FEW))
-    atoms[:, :n_components] = D.T
-    exact_gram = atoms.T[:n_components] @ atoms
-    exact_gram[np.arange(n_components), np.arange(n_components)] += ridge
-    exact_penalty = np.full(width, np.inf)
-    exact_penalty[:n_components] = np.maximum(penalty, LEAST)
-    lengths = np.zeros(FEW, D.dtype)
-    lengths[:n_components] = exact_gram.diagonal()
-    unit = np.eye(DEPTH, dtype=D.dtype)
-    narrow = exact_gram.astype(D.dtype), exact_penalty.astype(D.dtype)  # LEAST may become 0
-    return Few(atoms, narrow[0], exact_gram, narrow[1], exact_penalty, lengths, unit)
-
-
-def block(problem: Few) -> Block:
-    """Room for some rows of a problem."""
-    dtype = problem.gram.dtype
-    return Block(
-        products=np.zeros(BLOCK * FEW),
-        slope=np.zeros(BLOCK * FEW, dtype),
-        left=np.zeros(BLOCK * FEW, dtype),
-        basis=np.zeros(BLOCK * DEPTH * FEW, dtype),
-        mix=np.zeros(BLOCK * DEPTH * DEPTH, dtype),
-        code=np.zeros(BLOCK * DEPTH, dtype),
-        sign=np.zeros(BLOCK * DEPTH, dtype),
-        atom=np.zeros(BLOCK * DEPTH, np.int64),
-        size=np.zeros(BLOCK, np.int64),
-        open=np.zeros(BLOCK, np.int64),
-        top=np.zeros(BLOCK, dtype),
-        before=np.zeros(DEPTH, dtype),
-        found=np.zeros(FEW),
-        exact=np.zeros(DEPTH),
-        wanted=np.zeros(DEPTH, dtype),
-    )
 
 
 @inlined
@@ -296,19 +177,6 @@ def _step(problem, state, r, width, positive, tol, independent):
     store(state.sign, r * DEPTH, signs)
     state.size[r] = repair(problem, state, r, k + 1, width, independent)
     return state.size[r] >= 0
-
-
-@inlined
-def without_owners(problem, state):
-    return Few(
-        bare(problem.atoms), bare(problem.gram), bare(problem.exact_gram), bare(problem.penalty),
-        bare(problem.exact_penalty), bare(problem.lengths), bare(problem.unit),
-    ), Block(
-        bare(state.products), bare(state.slope), bare(state.left), bare(state.basis),
-        bare(state.mix), bare(state.code), bare(state.sign), bare(state.atom),
-        bare(state.size), bare(state.open), bare(state.top), bare(state.before),
-        bare(state.found), bare(state.exact), bare(state.wanted),
-    )  # fmt: skip
 
 
 @compiled

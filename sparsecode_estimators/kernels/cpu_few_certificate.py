@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_certificate import gap_of
+from .cpu_few_state import DEPTH, FEW, LEAST
 from .cpu_jit import inlined
 from .cpu_vectors import (
     WIDTH,
@@ -22,11 +23,8 @@ from .cpu_vectors import (
     zeros,
 )
 
-FEW = 64  # most atoms, and the step of arrays over them
-DEPTH = WIDTH  # most active atoms
 STEPS = 3  # most Newton steps
 ENOUGH = 1e-11  # error of a slope, of the largest product, that needs no other step
-LEAST = 1e-300  # stands for a penalty of zero where one divides by it
 
 
 @inlined

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_few_atoms import BLOCK, append, begin, repair, without_owners
-from .cpu_few_certificate import DEPTH, FEW, polish
+from .cpu_few_atoms import append, begin, repair
+from .cpu_few_certificate import polish
+from .cpu_few_state import BLOCK, DEPTH, FEW, without_owners
 from .cpu_jit import compiled, inlined
 from .cpu_vectors import (
     WIDTH,
