@@ -120,8 +120,8 @@ class SparseCodingEncoder(DictionaryLearner):
         ``partial_fit`` the running mean over the rows it was given, each at the dictionary
         before it was learned from.
     loss_curve_ : list of float
-        The best restart's objective after each stage, or, as a running mean, after each
-        pass or call of ``partial_fit``.
+        The best restart's objective after each stage (of a single one at the end), or, as a
+        running mean, after each pass or call of ``partial_fit``.
     n_iter_ : int
         Rounds, passes or calls of ``partial_fit`` run; 1 with a known dictionary.
     n_steps_ : int

@@ -174,10 +174,13 @@ def learn_dictionary(
     -------
     best : Start
     curve : list of float
-        Objective, mean over rows, of the best start after each stage.
+        Objective, mean over rows, of the best start after each stage; of a single start
+        only at the end.
     """
     max_iter = len(alphas)
-    cuts = [0, *(round(stage * max_iter) for stage in STAGES), max_iter]
+    # a single start has no rivals: codes at the last alpha are dear while atoms are bad
+    stages = STAGES if len(starts) > 1 else ()
+    cuts = [0, *(round(stage * max_iter) for stage in stages), max_iter]
     curve = []
     for begin, end in itertools.pairwise(cuts):
         for start in starts:
