@@ -1,7 +1,7 @@
 """k-sparse codes against SPAMS and scikit-learn: same rows, same process, one thread, in turns.
 
     pip install spams-bin
-    OMP_NUM_THREADS=1 python benchmarks/omp.py [--quick]
+    OMP_NUM_THREADS=1 python benchmarks/omp.py [--quick | --long]
 
 Codes are signed, as those of the peers are. The rule is "ols", which is that of ``spams.omp``;
 scikit-learn's is "omp". Times are processor time, medians of several turns, and include
@@ -82,7 +82,9 @@ def measure(name: str, n: int, rounds: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows and turns")
-    quick = parser.parse_args().quick
+    parser.add_argument("--long", action="store_true", help="4,096 rows of W3, too")
+    options = parser.parse_args()
+    quick = options.quick
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     share = 10 if quick else 1
@@ -90,7 +92,7 @@ def main() -> None:
         measure("W1", WORKLOADS["W1"].n // share, 3 if quick else 5),
         measure("W2", WORKLOADS["W2"].n // share, 3 if quick else 5),
         measure("W3", WORKLOADS["W3"].n // 8, 1),
-        *([] if quick else [measure("W3", WORKLOADS["W3"].n, 1)]),
+        *([measure("W3", WORKLOADS["W3"].n, 1)] if options.long else []),
     ]
     write("omp_quick" if quick else "omp", lines)
 

@@ -253,9 +253,12 @@ def collect(
     if sparse:
         blocks = [_csr(part.cpu().numpy()) for part in parts]
         return blocks[0] if len(blocks) == 1 else sp.vstack(blocks, format="csr")
-    result = np.empty((len(rows), width), dtype=_numpy_dtype(rows.dtype))
-    done = 0
+    result, done = None, 0
     for part in parts:
+        if len(part) == len(rows):  # all at once: not copied
+            return to_array(part, rows)
+        if result is None:
+            result = np.empty((len(rows), width), dtype=_numpy_dtype(rows.dtype))
         result[done : done + len(part)] = part.cpu().numpy()
         done += len(part)
     return result

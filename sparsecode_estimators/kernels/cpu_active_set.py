@@ -67,7 +67,7 @@ def new_face(gram, size):
     )
 
 
-@inlined
+@part
 def project(face, k, e):
     """Coefficients of candidate ``e`` on the active atoms; what is left of its length."""
     gram, inverse, column, active = face.gram, face.inverse, face.column, face.active
@@ -85,7 +85,7 @@ def project(face, k, e):
     return left
 
 
-@inlined
+@part
 def border(inverse, column, k, left):
     """Inverse of k atoms' products with one more atom.
 
@@ -137,7 +137,7 @@ def _drop(face, k, which):
     return k - 1
 
 
-@inlined
+@part
 def _blocked(face, k, limit):
     """How much of ``face.step`` can be taken before a code reaches zero, and whose."""
     step, sign, code, active = face.step, face.sign, face.code, face.active
@@ -151,7 +151,7 @@ def _blocked(face, k, limit):
     return share, who
 
 
-@inlined
+@part
 def _move(face, p, k, share):
     """Take a share of ``face.step``, and keep the slopes up to date."""
     gram, slope, code = face.gram, face.slope, face.code
