@@ -16,7 +16,7 @@ from sparsecode_estimators import kernels, sparse_encode
 from sparsecode_estimators.kernels import reference
 
 pytest.importorskip("numba")
-from sparsecode_estimators.kernels import cpu
+from sparsecode_estimators.kernels import cpu, cpu_chunks
 
 
 def tensors(n, n_features, n_components, k, seed, *, positive, dtype=torch.float64):
@@ -150,7 +150,7 @@ def test_an_interrupt_gets_through(monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         calls.clear()
         with pytest.raises(KeyboardInterrupt):
-            cpu._in_chunks(interrupted, 1000, 10)
+            cpu_chunks.in_chunks(interrupted, 1000, 10)
         assert len(calls) <= threads + 2
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .cpu_chunks import in_chunks
 from .cpu_few_atoms import few_atoms
 from .cpu_few_pursuit import few_pursuit
 from .cpu_few_state import DEPTH, FEW, block, few
@@ -60,7 +60,7 @@ def _many(
     else:
         products = gram.detach().contiguous().numpy()
     more = (products, rows @ atoms.T, max_steps, warm)
-    _in_chunks(_working_set, len(rows), max(1, CHUNK // len(atoms)), *given, *more, *out)
+    in_chunks(_working_set, len(rows), max(1, CHUNK // len(atoms)), *given, *more, *out)
 
 
 def _few(
@@ -102,7 +102,7 @@ def _wide(
                 r = torch.from_numpy(residual[open_rows])
                 slopes = (r.to(multiplier.dtype) @ multiplier.T).to(D.dtype).numpy()
                 state = (least, open_rows, slopes, residual, done, max_steps)
-                _in_chunks(wide_round, len(open_rows), PART, X, atoms, *options, *state, *answers)
+                in_chunks(wide_round, len(open_rows), PART, X, atoms, *options, *state, *answers)
                 open_rows = open_rows[~done[open_rows]]
 
 
@@ -128,7 +128,7 @@ def pursuit(
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
         given = (rows, atoms, products, rows @ atoms.T, *options, max_steps, warm, *out)
-        _in_chunks(_pursuit, len(rows), max(1, CHUNK // n_components), *given)
+        in_chunks(_pursuit, len(rows), max(1, CHUNK // n_components), *given)
 
     if n_components <= FEW and k <= DEPTH and not warm:
         problem = few(atoms, np.zeros(n_components), 0.0)
@@ -152,7 +152,7 @@ def _and_the_rest(
     """Solve rows by ``few``, and those that it leaves by ``many``."""
     left = [np.empty(0, np.int64)]
     size = CHUNK // out[0].shape[1]
-    _in_chunks(lambda chunk: left.append(few(chunk)), len(rows), size)
+    in_chunks(lambda chunk: left.append(few(chunk)), len(rows), size)
     rest = np.sort(np.concatenate(left))
     if len(rest):  # otherwise there is nothing to be compiled for
         answers = tuple(a[rest] for a in out)
@@ -164,22 +164,3 @@ def _and_the_rest(
 def _rounded_is_faster() -> bool:
     """Whether the processor multiplies matrices of bfloat16 in hardware (AMX)."""
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-
-
-def _in_chunks(work: Callable[..., Any], n: int, size: int, *more: Any) -> None:
-    """Call ``work`` on all rows, chunk by chunk, with whatever ``more`` it takes.
-
-    The pool lives for one call: nothing is left behind for a forked child to wait for.
-    """
-    chunks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
-    threads = min(torch.get_num_threads(), len(chunks))
-    if threads <= 1:
-        for chunk in chunks:
-            work(chunk, *more)
-        return
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for _ in pool.map(lambda chunk: work(chunk, *more), chunks):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)

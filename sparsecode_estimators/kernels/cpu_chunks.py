@@ -1,0 +1,29 @@
+"""Chunks of rows in as many threads as torch uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def in_chunks(work: Callable[..., Any], n: int, size: int, *more: Any) -> None:
+    """Call ``work`` on all rows, chunk by chunk, with whatever ``more`` it takes.
+
+    The pool lives for one call: nothing is left behind for a forked child to wait for.
+    """
+    chunks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
+    threads = min(torch.get_num_threads(), len(chunks))
+    if threads <= 1:
+        for chunk in chunks:
+            work(chunk, *more)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for _ in pool.map(lambda chunk: work(chunk, *more), chunks):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)

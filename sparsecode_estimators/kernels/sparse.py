@@ -1,0 +1,61 @@
+"""Products with sparse codes, by whatever makes them fastest on the device.
+
+What each function means is said in :mod:`.reference_sparse`. Tensors on the CPU go to the
+compiled loops of :mod:`.cpu_sparse` where numba can be used, all others to the definition.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+
+from torch import Tensor
+
+from . import reference_sparse
+from .reference_sparse import ByAtom, Places
+
+__all__ = ["ByAtom", "Places", "above", "by_atom", "decode", "largest", "products", "rows_by_atom"]
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    try:
+        from . import cpu_sparse
+    except ImportError:  # not there, or not for this version of NumPy
+        return None
+    return cpu_sparse
+
+
+def _make(X: Tensor) -> ModuleType:
+    made = _compiled() if X.device.type == "cpu" else None
+    return made or reference_sparse
+
+
+def largest(pre: Tensor, k: int, *, signed: bool) -> Places:
+    """Places of the ``k`` largest entries of each row."""
+    return _make(pre).largest(pre, k, signed=signed)
+
+
+def above(pre: Tensor, floor: Tensor) -> Places:
+    """Places of the entries that are above the floor of their column, shape (n_components,)."""
+    return _make(pre).above(pre, floor)
+
+
+def by_atom(places: Places, n_components: int) -> ByAtom:
+    """The same places, atom after atom."""
+    return _make(places.atoms).by_atom(places, n_components)
+
+
+def decode(places: Places, values: Tensor, D: Tensor) -> Tensor:
+    """``SD``, shape (n, n_features)."""
+    return _make(D).decode(places, values, D)
+
+
+def products(places: Places, R: Tensor, D: Tensor) -> Tensor:
+    """``RDᵀ`` at the places, shape (n_places,)."""
+    return _make(D).products(places, R, D)
+
+
+def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor) -> Tensor:
+    """``SᵀR``, shape (n_components, n_features)."""
+    return _make(R).rows_by_atom(places, values, R)
