@@ -102,12 +102,44 @@ def test_bad_parameters(make, options, message):
         ({"batch_size": 0}, "batch_size"),
         ({"n_nonzero_coefs": 3}, "is for activation='topk'"),
         ({"dictionary": D, "dict_init": D}, "give only one"),
+        ({"learning_rate": "step"}, "learning_rate"),
+        ({"learning_rate_warmup": 1.5}, "learning_rate_warmup"),
+        ({"sparsity_warmup": -0.1}, "sparsity_warmup"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm"),
     ],
     ids=lambda v: str(v)[:40],
 )
 def test_bad_training_parameters(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options).fit(X)
+
+
+@pytest.mark.parametrize("make", [SAEEncoder, MLPEncoder])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": "gated", "n_nonzero_coefs": 3}, "is for activation='topk'"),
+        ({"penalty": "l2"}, "penalty"),
+        ({"penalty": "l0"}, "choose 'auto', 'l1', 'tanh'"),
+        ({"activation": "jumprelu", "penalty": "l1"}, "choose 'auto', 'l0', 'tanh'"),
+        ({"activation": "topk", "penalty": "l1"}, "choose 'auto'"),
+        ({"prefix_sizes": [2]}, "set activation='topk' or 'batch_topk'"),
+        ({"activation": "topk", "prefix_sizes": [4, 2]}, "must rise"),
+        ({"activation": "topk", "prefix_sizes": [4, 10**6]}, "must rise"),
+        ({"activation": "topk", "prefix_sizes": [0, 2]}, r"prefix_sizes\[0\]"),
+        ({"activation": "topk", "prefix_sizes": [2, 2]}, "must rise"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_bad_variants(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options).fit(X)
+
+
+def test_nested_dictionaries_need_a_reconstruction():
+    sae = SAEEncoder(objective="codes", activation="topk", prefix_sizes=[2])
+    with pytest.raises(ValueError, match="nest reconstructions"):
+        sae.fit(X, np.ones((len(X), 4)))
 
 
 @pytest.mark.parametrize("sizes", [(0,), (3, -1), (2.5,)])

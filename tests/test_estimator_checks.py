@@ -67,6 +67,12 @@ def encoders():
         yield cls(objective="codes", **FAST, **size)
         yield cls(6, dictionary=random_atoms, **FAST, **size)
         yield cls(6, fit_intercept=False, precision="float64", **FAST, **size)
+    yield SAEEncoder(6, activation="abs_topk", n_nonzero_coefs=2, **FAST)
+    yield SAEEncoder(
+        6, activation="batch_topk", n_nonzero_coefs=2, prefix_sizes=[2], sparsity_warmup=0.5, **FAST
+    )
+    yield SAEEncoder(6, activation="jumprelu", max_grad_norm=1.0, **FAST)
+    yield MLPEncoder(6, activation="gated", hidden_layer_sizes=(8,), **FAST)
     yield UnrolledEncoder(weights="analytic", **FAST)
     yield UnrolledEncoder(n_steps=1, weights="analytic", objective="codes", **FAST)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from problems import planted
 
 from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder
+from sparsecode_estimators.learning.optimizers import rate
 from sparsecode_estimators.metrics import aligned_corr_coef
 
 X, CODES, D = planted(400, 8, 16, 3, seed=40)
@@ -18,10 +19,16 @@ LEFT = {SAEEncoder: 0.5, MLPEncoder: 0.5, UnrolledEncoder: 0.75}
 
 
 def activated(encoder, pre):
-    codes = np.maximum(pre, 0)
+    codes, k = np.maximum(pre, 0), encoder.n_nonzero_coefs
     if encoder.activation == "topk":
-        k = encoder.n_nonzero_coefs
         codes[codes < np.sort(codes, axis=1)[:, [-k]]] = 0
+    if encoder.activation == "abs_topk":
+        return np.where(np.abs(pre) < np.sort(np.abs(pre), axis=1)[:, [-k]], 0, pre)
+    if encoder.activation in ("batch_topk", "jumprelu"):
+        return np.where(codes < encoder.threshold_, 0, codes)
+    if encoder.activation == "gated":
+        size = encoder.gate_scale_ * pre + encoder.gate_shift_
+        return np.where(pre > 0, np.maximum(size, 0), 0)
     return codes
 
 
@@ -40,10 +47,26 @@ def reference_codes(encoder, X):
     return activated(encoder, hidden @ layers[-1][0] + layers[-1][1])
 
 
-@pytest.mark.parametrize("cls", TRAINED)
-@pytest.mark.parametrize("options", [{}, {"activation": "topk", "n_nonzero_coefs": 3}])
-def test_attributes_are_the_whole_encoder(cls, options):
-    encoder = cls(16, **options, **SMALL).fit(X)
+K_SPARSE = {
+    name: {"activation": name, "n_nonzero_coefs": 3} for name in ("topk", "abs_topk", "batch_topk")
+}
+VARIANTS = {
+    "relu": {},
+    "relu tanh": {"penalty": "tanh"},
+    **K_SPARSE,
+    "nested topk": {**K_SPARSE["topk"], "prefix_sizes": (4, 8)},
+    "nested batch_topk": {**K_SPARSE["batch_topk"], "prefix_sizes": [4, 16]},
+    "jumprelu": {"activation": "jumprelu"},
+    "jumprelu tanh": {"activation": "jumprelu", "penalty": "tanh"},
+    "gated": {"activation": "gated"},
+}
+ALL = [(cls, name) for cls in (SAEEncoder, MLPEncoder) for name in VARIANTS]
+ALL += [(UnrolledEncoder, "relu"), (UnrolledEncoder, "topk")]
+
+
+@pytest.mark.parametrize(("cls", "variant"), ALL)
+def test_attributes_are_the_whole_encoder(cls, variant):
+    encoder = cls(16, **VARIANTS[variant], **SMALL).fit(X)
     codes = encoder.transform(X)
     np.testing.assert_allclose(codes, reference_codes(encoder, X), atol=1e-10)
     np.testing.assert_allclose(
@@ -217,18 +240,112 @@ def test_verbose_prints_one_line_an_epoch(capsys):
     assert not capsys.readouterr().out
 
 
-@settings(max_examples=15)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
-    cls=st.sampled_from(TRAINED),
-    topk=st.booleans(),
+    which=st.sampled_from(ALL),
     cuts=st.lists(st.integers(1, 59), max_size=5),
 )
-def test_codes_are_row_wise(seed, cls, topk, cuts):
-    options = {"activation": "topk", "n_nonzero_coefs": 2} if topk else {}
-    rows = planted(60, 5, 9, 2, seed=seed)[0]
-    encoder = cls(9, max_iter=2, random_state=seed, **options).fit(rows)
+def test_codes_are_row_wise(seed, which, cuts):
+    cls, variant = which
+    rows = planted(60, 5, 20, 2, seed=seed)[0]
+    encoder = cls(20, max_iter=2, random_state=seed, **VARIANTS[variant]).fit(rows)
     whole = encoder.transform(rows)
     order = np.random.default_rng(seed).permutation(60)
     parts = [encoder.transform(part) for part in np.split(rows[order], sorted(set(cuts)))]
     np.testing.assert_allclose(np.concatenate(parts), whole[order], atol=1e-10)
+
+
+@pytest.mark.parametrize(("cls", "variant"), ALL)
+def test_every_variant_learns(cls, variant):
+    options = VARIANTS[variant]
+    encoder = cls(16, max_iter=60, random_state=0, **options).fit(X)
+    assert encoder.score(X) > 0.75
+    codes = encoder.transform(X)
+    active = (codes != 0).sum(1)
+    if encoder.activation in ("topk", "abs_topk"):
+        assert active.max() <= 3
+    if encoder.activation == "batch_topk":
+        assert active.mean() == pytest.approx(3, abs=0.5)
+        assert active.max() > 3
+    assert (codes < 0).any() == (encoder.activation == "abs_topk")
+    assert encoder.positive_code == (encoder.activation != "abs_topk")
+
+
+@pytest.mark.parametrize("variant", ["batch_topk", "jumprelu", "gated"])
+def test_what_activations_learn_survives_a_warm_start(variant):
+    options = VARIANTS[variant] | {"shuffle": False, "learning_rate": "constant"}
+    whole = SAEEncoder(16, max_iter=6, random_state=0, **options).fit(X)
+    parts = SAEEncoder(16, max_iter=3, random_state=0, warm_start=True, **options).fit(X).fit(X)
+    names = {"gated": ("gate_scale_", "gate_shift_")}.get(variant, ("threshold_",))
+    for name in names:
+        # the running mean of BatchTopK goes on with its last weight
+        rtol = 0.1 if variant == "batch_topk" else 1e-4
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=rtol, atol=1e-4)
+
+
+def test_a_higher_alpha_means_fewer_codes():
+    for options in (VARIANTS["jumprelu"], VARIANTS["gated"], {}, VARIANTS["relu tanh"]):
+        few, many = (
+            (SAEEncoder(16, alpha=a, max_iter=60, random_state=0, **options).fit_transform(X) != 0)
+            for a in (0.3, 0.05)
+        )
+        assert few.sum() < many.sum()
+
+
+def test_the_first_atoms_of_nested_dictionaries_explain_more():
+    def explained(**options):
+        sae = SAEEncoder(16, max_iter=60, random_state=0, **K_SPARSE["topk"], **options).fit(X)
+        codes = sae.transform(X)
+        codes[:, 4:] = 0
+        return 1 - ((X - sae.inverse_transform(codes)) ** 2).sum() / ((X - X.mean(0)) ** 2).sum()
+
+    assert explained(prefix_sizes=[4]) > explained() + 0.1
+
+
+@pytest.mark.parametrize("schedule", ["decay", "linear", "cosine", "constant"])
+def test_learning_rates_fall_as_they_should(schedule):
+    shares = [rate(schedule, p, 0.0) for p in np.linspace(0, 1, 101)]
+    assert shares[0] == 1
+    assert (np.diff(shares) <= 0).all()
+    assert shares[-1] == pytest.approx(1 if schedule == "constant" else 0)
+    assert np.mean(shares) == pytest.approx(
+        {"decay": 5 / 6, "linear": 0.5, "cosine": 0.5, "constant": 1}[schedule], abs=0.01
+    )
+    assert rate(schedule, 0.05, 0.1) == pytest.approx(0.5 * rate(schedule, 0.05, 0.0))
+    sae = SAEEncoder(16, learning_rate=schedule, learning_rate_warmup=0.1, **SMALL).fit(X)
+    assert sae.loss_curve_[-1] < sae.loss_curve_[0]
+
+
+def test_sparsity_can_rise_slowly():
+    options = {"max_iter": 40, "random_state": 0, "sparsity_warmup": 0.5}
+    for more in ({}, VARIANTS["topk"], VARIANTS["batch_topk"]):
+        sae = SAEEncoder(16, **options, **more).fit(X)
+        active = sae.history_["l0"]
+        assert active[0] > 1.15 * active[-1]
+        assert (np.diff(active[20:]) < 1).all()
+    assert active[-1] == pytest.approx(3, abs=0.3)
+
+
+def test_clipped_gradients_move_less():
+    """Adam divides by the size of gradients, so that only their changes count: few steps."""
+    rows = X.copy()
+    rows[0] *= 1e4  # one row has nearly all of the gradient
+
+    def moved(**options):
+        sae = SAEEncoder(16, max_iter=1, batch_size=20, dict_init=D, random_state=0, **options)
+        return np.abs(sae.fit(rows).components_ - D).max()
+
+    assert moved(max_grad_norm=1e-9) < moved()
+
+
+def test_history():
+    sae = SAEEncoder(16, max_iter=30, random_state=0, warm_start=True).fit(X)
+    sae.fit(X)
+    assert {len(curve) for curve in sae.history_.values()} == {sae.n_iter_} == {60}
+    assert sae.history_["loss"].tolist() == sae.loss_curve_
+    assert sae.history_["explained_variance"][-1] == pytest.approx(sae.score(X), abs=0.02)
+    codes = sae.transform(X)
+    assert sae.history_["l0"][-1] == pytest.approx((codes != 0).sum(1).mean(), rel=0.05)
+    assert sae.history_["n_steps"].sum() == sae.n_steps_
+    assert (sae.history_["seconds"] > 0).all()

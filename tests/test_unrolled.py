@@ -60,7 +60,7 @@ def test_untrained_it_is_ista(n_steps, length):
     expected = ista(X, length * D, 0.05 * length, n_steps)
     np.testing.assert_allclose(codes_of(module, X), expected, rtol=1e-4, atol=1e-5 / length)
     # for the same learning rate to be right for all of them
-    assert torch.stack([w.norm(dim=0).mean() for w in module.weights]).sub(1).abs().max() < 1e-6
+    assert torch.stack([w.norm(dim=1).mean() for w in module.weights]).sub(1).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("n_steps", [1, 4])
@@ -203,9 +203,9 @@ def test_gradients(weights, n_steps):
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_parameters_are_contiguous_and_marked_by_latents(weights):
     module = untrained(D, 2, 0.05, analytic=weights == "analytic")
-    for param, axis in module.encoder_parameters():
+    for param, has_rows in module.encoder_parameters():
         assert param.is_contiguous()
-        assert axis is None or param.shape[axis] == 16
+        assert has_rows == (len(param) == 16)
         assert param.requires_grad
 
 
@@ -216,23 +216,23 @@ def test_parameters_are_contiguous_and_marked_by_latents(weights):
     length=st.sampled_from([1e-3, 1.0, 50.0]),
 )
 def test_analytic_weights(seed, n_features, n_components, length):
-    """w_j · d_j = 1, and no column is more coherent with the atoms than its own atom."""
+    """w_j · d_j = 1, and none is more coherent with the atoms than its own atom."""
     rng = np.random.default_rng([20112, seed])
     atoms = torch.tensor(rng.standard_normal((n_components, n_features))) * length
     W = analytic_weights(atoms)
-    np.testing.assert_allclose((W.T * atoms).sum(1), 1, rtol=1e-9)
+    np.testing.assert_allclose((W * atoms).sum(1), 1, rtol=1e-9)
     U = unit(atoms)
     off = 1 - torch.eye(n_components, dtype=U.dtype)
-    generalised = ((U @ (W * atoms.norm(dim=1))).abs() * off).amax(0)
+    generalised = ((U @ (W.T * atoms.norm(dim=1))).abs() * off).amax(0)
     assert (generalised <= ((U @ U.T).abs() * off).amax(0) + 1e-9).all()
 
 
 def test_analytic_weights_in_closed_cases():
     orthogonal = torch.linalg.qr(torch.tensor(X[:8])).Q
-    torch.testing.assert_close(analytic_weights(orthogonal), orthogonal.T)
+    torch.testing.assert_close(analytic_weights(orthogonal), orthogonal)
     # fewer atoms than features: the pseudo-inverse has no coherence at all
     few = torch.tensor(D[:5])
-    torch.testing.assert_close(analytic_weights(few), torch.linalg.pinv(few))
+    torch.testing.assert_close(analytic_weights(few).T, torch.linalg.pinv(few))
     zero = torch.cat([few, torch.zeros(1, 8, dtype=few.dtype)])
     assert torch.isfinite(analytic_weights(zero)).all()
 
@@ -240,7 +240,7 @@ def test_analytic_weights_in_closed_cases():
 def test_analytic_weights_minimise_the_sum_of_squares():
     """A column that is not the atom itself cannot be improved along the constraint."""
     atoms = unit(torch.tensor(D))
-    W = analytic_weights(atoms)
+    W = analytic_weights(atoms).T
     solved = ~torch.isclose(W, atoms.T, atol=1e-6).all(0)
     assert solved.sum() > 8
     gradient = atoms.T @ (atoms @ W)
@@ -256,7 +256,7 @@ def test_analytic_weights_belong_to_the_dictionary(known):
     assert [w.shape for w in encoder.encoder_coefs_] == [(8, 16)]
     assert [b.shape for b in encoder.encoder_intercepts_] == [(1,)] * 3
     assert encoder.step_sizes_.shape == (3,)
-    expected = analytic_weights(torch.tensor(encoder.components_))
+    expected = analytic_weights(torch.tensor(encoder.components_)).T
     np.testing.assert_allclose(encoder.encoder_coefs_[0], expected, atol=1e-8)
 
 

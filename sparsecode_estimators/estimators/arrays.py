@@ -218,7 +218,7 @@ def read_codes(codes: Any, n_components: int) -> tuple[Any, torch.dtype]:
 
 def to_tensor(array: np.ndarray, rows: Rows) -> Tensor:
     """A fitted attribute as a tensor of its own, of the rows' type and device."""
-    return torch.tensor(array, dtype=rows.dtype, device=rows.device)
+    return torch.tensor(array, dtype=rows.dtype, device=rows.device).contiguous()
 
 
 def optional_tensor(array: np.ndarray | None, rows: Rows) -> Tensor | None:

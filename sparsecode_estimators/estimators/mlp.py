@@ -27,11 +27,22 @@ class MLPEncoder(BaseSparseEncoder):
         8 × n_features.
     hidden_layer_sizes : sequence of int >= 1, default=(256,)
         Width of each hidden layer. Empty: the SAE.
-    activation : {"relu", "topk"}, default="relu"
-        "relu": sparse by the penalty. "topk": the ``n_nonzero_coefs`` largest, no penalty.
+    activation : {"relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated"}, default="relu"
+        "relu": sparse by the penalty ``α‖s‖₁``. "topk": the ``n_nonzero_coefs`` largest codes of
+        a row, no penalty; "abs_topk": the largest by absolute value, of both signs;
+        "batch_topk": as many on average over a batch, and at inference those above a threshold
+        that is learned. "jumprelu": codes above thresholds that are learned, with the penalty
+        ``½α²‖s‖₀``. "gated": a gate with ``α‖·‖₁`` says which codes are active, a scaled copy
+        how large they are.
     n_nonzero_coefs : int >= 1 or None, default=None
-        For "topk": most active codes of a row, clipped to n_components. None: a tenth of
-        the features, at least 1.
+        For "topk", "abs_topk", "batch_topk": active codes of a row, clipped to n_components.
+        None: a tenth of the features, at least 1.
+    penalty : {"auto", "l1", "l0", "tanh"}, default="auto"
+        "auto": "l1" for relu and gated, "l0" for jumprelu. "tanh", for relu and jumprelu:
+        ``½α²Σ tanh(s/α)``, which does not shrink large codes.
+    prefix_sizes : sequence of int or None, default=None
+        For "topk" and "batch_topk": sizes of nested dictionaries, rising, each of which has to
+        reconstruct on its own (Matryoshka); the whole dictionary is always one of them.
     alpha : float >= 0 or "auto", default="auto"
         Weight of ``‖s‖₁`` on the scale of x. "auto": 10 % of the median ``alpha_max`` of the
         training rows under the starting dictionary, so that multiplying X by a number
@@ -54,8 +65,18 @@ class MLPEncoder(BaseSparseEncoder):
         "auto": 256, or all rows if there are fewer.
     learning_rate_init : float > 0, default=3e-3
         Of Adam, for X scaled to unit variance.
-    learning_rate : {"decay", "constant"}, default="decay"
-        "decay": constant, then linearly towards zero in the last third of the epochs.
+    learning_rate : {"decay", "constant", "linear", "cosine"}, default="decay"
+        "decay": constant, then linearly towards zero in the last third of the steps. "linear",
+        "cosine": falling to zero from the first step on.
+    learning_rate_warmup : float in [0, 1], default=0.0
+        Share of the steps over which the learning rate rises from zero.
+    sparsity_warmup : float in [0, 1], default=0.0
+        Share of the steps over which alpha rises from zero, or ``n_nonzero_coefs`` falls from
+        eight times as many. (``partial_fit`` knows no number of steps, and uses neither these
+        two nor a learning rate that falls.)
+    max_grad_norm : float > 0 or None, default=None
+        Longer gradients, of all parameters together, are scaled down to this length, for X scaled
+        to unit variance.
     optimizer : {"adam"}, default="adam"
     tol : float >= 0, default=1e-4
         When the loss has not improved by this share of it for ``n_iter_no_change`` epochs in
@@ -76,6 +97,15 @@ class MLPEncoder(BaseSparseEncoder):
         "auto": where a tensor X lies, else CUDA if there is one, else the CPU.
     precision : {"float32", "float64"}, default="float32"
         Arithmetic of training. ``transform`` computes in the type of X.
+    checkpoint : str, path or None, default=None
+        Folder in which ``fit`` keeps its state as it goes (needs ``safetensors``). The same
+        ``fit`` after an interruption goes on from there, to exactly the weights that it would
+        have come to without one. The file of a fit that is complete stays: remove it to start
+        again.
+    checkpoint_seconds : float >= 0, default=300.0
+        Least time between two writes.
+    checkpoint_steps : int >= 1 or None, default=None
+        In place of it, a number of steps.
     verbose : int, default=0
         At 1 a line an epoch.
 
@@ -90,13 +120,21 @@ class MLPEncoder(BaseSparseEncoder):
     encoder_intercepts_ : list of ndarray of shape (n_out,)
     n_components_ : int
     alpha_ : float
-        The alpha in use (not used by "topk").
+        The alpha in use (not used by k-sparse activations).
     n_iter_, n_steps_ : int
         Epochs and optimiser steps run.
     loss_ : float
         Objective of the last epoch, mean over rows.
     loss_curve_ : list of float
         The same for every epoch.
+    history_ : dict of ndarray of shape (n_iter_,)
+        For every epoch "loss", "explained_variance" (relative to the rows that ``fit`` began
+        with), "l0" (active codes of a row), "dead" (share of the latents that are dead),
+        "n_steps" and "seconds".
+    threshold_ : ndarray of shape () or (n_components_,)
+        Codes of "batch_topk" and "jumprelu" below it are zero.
+    gate_scale_, gate_shift_ : ndarray of shape (n_components_,)
+        Of "gated": active codes are ``gate_scale_·v + gate_shift_``, v being what the gate sees.
     activation_frequency_ : ndarray of shape (n_components_,)
         Share of the rows of the last epoch on which each latent fired.
     dead_latents_ : ndarray of int
@@ -111,7 +149,9 @@ class MLPEncoder(BaseSparseEncoder):
     ValueError
         In ``fit``, for parameters or data out of range or of the wrong shape.
     FloatingPointError
-        In ``fit``, when the loss stops being finite.
+        In ``fit``, when the loss stops being finite. The attributes hold the last finite state.
+    OSError
+        In ``fit``, if the folder ``checkpoint`` cannot be written to.
 
     References
     ----------
@@ -139,6 +179,8 @@ class MLPEncoder(BaseSparseEncoder):
         hidden_layer_sizes=(256,),
         activation="relu",
         n_nonzero_coefs=None,
+        penalty="auto",
+        prefix_sizes=None,
         alpha="auto",
         dictionary=None,
         dict_init=None,
@@ -148,6 +190,9 @@ class MLPEncoder(BaseSparseEncoder):
         batch_size="auto",
         learning_rate_init=3e-3,
         learning_rate="decay",
+        learning_rate_warmup=0.0,
+        sparsity_warmup=0.0,
+        max_grad_norm=None,
         optimizer="adam",
         tol=1e-4,
         n_iter_no_change=20,
@@ -159,12 +204,17 @@ class MLPEncoder(BaseSparseEncoder):
         random_state=None,
         device="auto",
         precision="float32",
+        checkpoint=None,
+        checkpoint_seconds=300.0,
+        checkpoint_steps=None,
         verbose=0,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.n_nonzero_coefs = n_nonzero_coefs
+        self.penalty = penalty
+        self.prefix_sizes = prefix_sizes
         self.alpha = alpha
         self.dictionary = dictionary
         self.dict_init = dict_init
@@ -174,6 +224,9 @@ class MLPEncoder(BaseSparseEncoder):
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.learning_rate = learning_rate
+        self.learning_rate_warmup = learning_rate_warmup
+        self.sparsity_warmup = sparsity_warmup
+        self.max_grad_norm = max_grad_norm
         self.optimizer = optimizer
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
@@ -185,6 +238,9 @@ class MLPEncoder(BaseSparseEncoder):
         self.random_state = random_state
         self.device = device
         self.precision = precision
+        self.checkpoint = checkpoint
+        self.checkpoint_seconds = checkpoint_seconds
+        self.checkpoint_steps = checkpoint_steps
         self.verbose = verbose
 
     def _hidden(self) -> tuple[int, ...]:

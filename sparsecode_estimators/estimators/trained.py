@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -10,15 +11,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, check_scalar
 from torch import Tensor, nn
 
-from ..learning.activations import Activation, make_activation
 from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
 from ..learning.dead import DeadLatents
 from ..learning.encoders import SparseAutoencoder, initial_layers
-from ..learning.loop import AdamState, History, Settings, train, trained
+from ..learning.loop import train, trained
+from ..learning.optimizers import Adam
+from ..learning.run import Diverged, History, Settings
 from .arrays import Rows, read_rows, read_targets, resolve_device, to_array, to_tensor
+from .attributes import (
+    K_SPARSE,
+    PENALTIES,
+    fitted_activation,
+    history_of,
+    initial_activation,
+    kept_run,
+    store_activation,
+)
 from .base import (
     ENCODER_ALPHA_FRACTION,
     SAMPLE_ROWS,
@@ -38,7 +49,6 @@ class _Run:
     """Everything that training changes, in units in which rows have a variance of one."""
 
     model: SparseAutoencoder
-    optimizer: AdamState | None
     dead: DeadLatents
     scale: float
     alpha: float
@@ -55,7 +65,9 @@ class BaseSparseEncoder(BaseSparseCoder):
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "activation": [StrOptions({"relu", "topk"})],
+        "activation": [StrOptions({"relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated"})],
+        "penalty": [StrOptions({"auto", "l1", "l0", "tanh"})],
+        "prefix_sizes": ["array-like", None],
         "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "dictionary": ["array-like", callable, None],
@@ -65,7 +77,10 @@ class BaseSparseEncoder(BaseSparseCoder):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "learning_rate": [StrOptions({"decay", "constant"})],
+        "learning_rate": [StrOptions({"decay", "constant", "linear", "cosine"})],
+        "learning_rate_warmup": [Interval(Real, 0, 1, closed="both")],
+        "sparsity_warmup": [Interval(Real, 0, 1, closed="both")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "optimizer": [StrOptions({"adam"})],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -77,6 +92,9 @@ class BaseSparseEncoder(BaseSparseCoder):
         "random_state": ["random_state"],
         "device": [str, torch.device],
         "precision": [StrOptions({"float32", "float64"})],
+        "checkpoint": [str, os.PathLike, None],
+        "checkpoint_seconds": [Interval(Real, 0, None, closed="left")],
+        "checkpoint_steps": [Interval(Integral, 1, None, closed="left"), None],
         "verbose": ["verbose"],
     }
 
@@ -155,43 +173,86 @@ class BaseSparseEncoder(BaseSparseCoder):
             if source is not None
         )
         settings = self._settings(run, len(rows), n_epochs, decay)
-        params = trained(run.model, settings)
-        if run.optimizer is not None and len(run.optimizer.means) != len(params):
-            run.optimizer = AdamState.fresh(params)  # what is trained has changed since
-        history = train(
-            run.model,
-            sources,
-            settings,
-            generator=generator,
-            optimizer=run.optimizer,
-            dead=run.dead,
-            report=lambda epoch, loss: self._report(epoch, n_epochs, loss * run.scale**2),
-        )
+        keep = kept_run(self, rows) if decay and self.checkpoint is not None else None
+        diverged = None
+        try:
+            history = train(
+                run.model,
+                sources,
+                settings,
+                generator=generator,
+                optimizer=self._optimizer(run, work, trained(run.model, settings))
+                if resume
+                else None,
+                dead=run.dead,
+                checkpoint=keep,
+                report=lambda i, epoch: self._report(i, n_epochs, epoch.loss * run.scale**2),
+            )
+        except Diverged as error:
+            history, diverged = error.history, error
         run.model.rescale_(run.scale)
         if targets is not None and known is None and not self._encodes_by_dictionary:
             offset = run.model.offset.detach()
             run.model.dictionary.data = least_squares_dictionary(work.paired(targets), offset)
         self._store(run, history, rows, known, resume=resume)
+        if diverged is not None:
+            raise diverged
         return self
 
     def _check_combinations(self) -> None:
-        if self.activation == "relu" and self.n_nonzero_coefs is not None:
+        name, k_sparse = self.activation, self.activation in K_SPARSE
+        if not k_sparse and self.n_nonzero_coefs is not None:
             raise ValueError(
-                f"n_nonzero_coefs={self.n_nonzero_coefs} is for activation='topk': leave it None "
-                "with activation='relu' and set the sparsity by alpha."
+                f"n_nonzero_coefs={self.n_nonzero_coefs} is for activation='topk' and the like: "
+                f"leave it None with activation={name!r} and set the sparsity by alpha."
+            )
+        if self.penalty != "auto" and self.penalty not in PENALTIES.get(name, ()):
+            allowed = ", ".join(map(repr, ("auto", *PENALTIES.get(name, ()))))
+            raise ValueError(
+                f"penalty={self.penalty!r} does not go with activation={name!r}: choose {allowed}."
+            )
+        if self.prefix_sizes is not None and name not in ("topk", "batch_topk"):
+            raise ValueError(
+                f"prefix_sizes={self.prefix_sizes!r} nest k-sparse codes, not those of "
+                f"activation={name!r}: set activation='topk' or 'batch_topk', or prefix_sizes=None."
+            )
+        if self.prefix_sizes is not None and self.objective == "codes":
+            raise ValueError(
+                f"prefix_sizes={self.prefix_sizes!r} nest reconstructions, and objective='codes' "
+                "has none: set prefix_sizes=None, or objective='reconstruction'."
             )
         if self.dictionary is not None and self.dict_init is not None:
             raise ValueError(
                 "dictionary is kept fixed, so dict_init would go unused: give only one of them."
             )
 
+    def _ends(self, n_components: int) -> tuple[int, ...] | None:
+        """Sizes of the nested dictionaries, the whole one last."""
+        if self.prefix_sizes is None:
+            return None
+        ends = tuple(
+            int(check_scalar(n, f"prefix_sizes[{i}]", Integral, min_val=1))
+            for i, n in enumerate(self.prefix_sizes)
+        )
+        if any(b <= a for a, b in itertools.pairwise((0, *ends))) or ends[-1] > n_components:
+            raise ValueError(
+                f"prefix_sizes={self.prefix_sizes!r} must rise from at least 1 to at most "
+                f"n_components={n_components}."
+            )
+        return ends if ends[-1] == n_components else (*ends, n_components)
+
     def _learns_offset(self) -> bool:
         if self.fit_intercept == "auto":
             return self.dictionary is None and self.objective == "reconstruction"
         return bool(self.fit_intercept)
 
+    @property
+    def positive_code(self) -> bool:
+        """Whether codes are never negative."""
+        return bool(self.activation != "abs_topk")
+
     def _sparsity(self) -> int | None:
-        if self.activation == "relu":
+        if self.activation not in K_SPARSE:
             return None
         # scikit-learn's rule for OMP: a tenth of the features
         return self.n_nonzero_coefs or max(1, self.n_features_in_ // 10)
@@ -207,7 +268,7 @@ class BaseSparseEncoder(BaseSparseCoder):
         x = work.sample(SAMPLE_ROWS)
         offset = x.mean(0) if self._learns_offset() else x.new_zeros(x.shape[1])
         centred = x - offset
-        scale = centred.square().mean().sqrt().item() or 1.0
+        scale = centred.double().square().mean().sqrt().item() or 1.0
         if targets is not None and self.dictionary is None and self._encodes_by_dictionary:
             D = least_squares_dictionary(work.paired(targets), offset)
         elif given is not None:
@@ -220,7 +281,6 @@ class BaseSparseEncoder(BaseSparseCoder):
             alpha = auto_alpha(centred, D, ENCODER_ALPHA_FRACTION, positive=True)
         return _Run(
             model=self._initial_module(D, offset / scale, alpha / scale, generator),
-            optimizer=None,
             dead=self._dead(torch.zeros(len(D), dtype=torch.int64, device=work.device), len(work)),
             scale=scale,
             alpha=float(alpha),
@@ -239,17 +299,22 @@ class BaseSparseEncoder(BaseSparseCoder):
             model.dictionary.data = to_tensor(known, work)
             model.refresh_()
         model.rescale_(1 / self._scale)
-        means, squares, steps = (
-            [to_tensor(a, work) for a in arrays] for arrays in self._optimizer_state
-        )
         silent = torch.tensor(self._silent_for, device=work.device)
         return _Run(
             model=model,
-            optimizer=AdamState(means, squares, [s.float() for s in steps]),
             dead=self._dead(silent, len(work)),
             scale=self._scale,
             alpha=self.alpha_ if self.alpha == "auto" else float(self.alpha),
         )
+
+    def _optimizer(self, run: _Run, work: Rows, params: list[Tensor]) -> Adam:
+        """As it was after the last fit; fresh if other parameters are trained now."""
+        means, squares, steps = (
+            [to_tensor(a, work) for a in arrays] for arrays in self._optimizer_state
+        )
+        if [m.shape for m in means] != [p.shape for p in params]:
+            return Adam.fresh(params)
+        return Adam(params, means, squares, [s.float() for s in steps])
 
     def _dead(self, silent_for: Tensor, n: int) -> DeadLatents:
         # two passes without firing; a chunk of partial_fit says little about how many come
@@ -266,7 +331,11 @@ class BaseSparseEncoder(BaseSparseCoder):
             max_iter=n_epochs,
             batch_size=min(_AUTO_BATCH if self.batch_size == "auto" else self.batch_size, n),
             learning_rate=self.learning_rate_init,
-            decay=decay and self.learning_rate == "decay",
+            schedule=self.learning_rate if decay else "constant",
+            warmup=self.learning_rate_warmup if decay else 0.0,
+            sparsity_warmup=self.sparsity_warmup if decay else 0.0,
+            max_grad_norm=self.max_grad_norm,
+            prefix_sizes=self._ends(len(run.model.dictionary)),
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
             shuffle=self.shuffle,
@@ -274,45 +343,46 @@ class BaseSparseEncoder(BaseSparseCoder):
             aux_alpha=self.aux_alpha,
         )
 
-    def _activation(self) -> Activation:
-        return make_activation(self.activation, self._sparsity())
-
     def _initial_module(
         self, D: Tensor, offset: Tensor, alpha: float, generator: torch.Generator
     ) -> SparseAutoencoder:
         """The network before training, for rows of unit variance and their alpha."""
         weights, biases = initial_layers(D, self._hidden(), generator)
-        return SparseAutoencoder(weights, biases, D, offset, self._activation())
+        activation = initial_activation(self, D, alpha)
+        return SparseAutoencoder(weights, biases, D, offset, activation)
 
     def _to_model(self, rows: Rows) -> SparseAutoencoder:
         """The network from the attributes."""
         return SparseAutoencoder(
-            [to_tensor(w, rows) for w in self.encoder_coefs_],
+            [to_tensor(w.T, rows) for w in self.encoder_coefs_],
             [to_tensor(b, rows) for b in self.encoder_intercepts_],
             to_tensor(self.components_, rows),
             to_tensor(self.intercept_, rows),
-            self._activation(),
+            fitted_activation(self, rows),
         )
 
     def _store(
         self, run: _Run, history: History, rows: Rows, known: np.ndarray | None, *, resume: bool
     ) -> None:
         model = run.model
-        self.encoder_coefs_ = [to_array(w, rows) for w in model.weights]
+        self.encoder_coefs_ = [to_array(w.T, rows) for w in model.weights]
         self.encoder_intercepts_ = [to_array(b, rows) for b in model.biases]
         # a known dictionary is kept to the last digit, whatever training computes in
         kept = model.dictionary if known is None else torch.tensor(known)
         self.components_ = to_array(kept, rows)
         self.intercept_ = to_array(model.offset, rows)
+        store_activation(self, model.activation, rows)
         self.n_components_ = len(self.components_)
         self.alpha_ = run.alpha
-        losses = [loss * run.scale**2 for loss in history.losses]
-        self.loss_curve_: list[float] = self.loss_curve_ + losses if resume else losses
+        curves = history_of(history.epochs, run.scale, self.n_components_, rows.n_features)
+        if resume:
+            curves = {k: np.concatenate([self.history_[k], curve]) for k, curve in curves.items()}
+        self.history_: dict[str, np.ndarray] = curves
+        self.loss_curve_: list[float] = curves["loss"].tolist()
         self.loss_ = self.loss_curve_[-1]
         self.n_iter_ = len(self.loss_curve_)
-        self.n_steps_: int = history.n_steps + (self.n_steps_ if resume else 0)
-        assert history.frequency is not None
-        self.activation_frequency_ = history.frequency.cpu().double().numpy()
+        self.n_steps_ = int(curves["n_steps"].sum())
+        self.activation_frequency_ = history.frequency.cpu().numpy()
         self.dead_latents_ = np.flatnonzero(self.activation_frequency_ == 0)
         self.device_ = str(rows.device)
         self._scale = run.scale

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..learning.loop import History
 from ..learning.unrolled import UnrolledAutoencoder, initial_steps
 from .arrays import Rows, to_array, to_tensor
+from .attributes import fitted_activation, initial_activation
 from .trained import BaseSparseEncoder, _Run
 from .validation import Interval, StrOptions
 
@@ -72,8 +73,18 @@ class UnrolledEncoder(BaseSparseEncoder):
         "auto": 256, or all rows if there are fewer.
     learning_rate_init : float > 0, default=3e-3
         Of Adam, for X scaled to unit variance; step sizes are learned by their logarithm.
-    learning_rate : {"decay", "constant"}, default="decay"
-        "decay": constant, then linearly towards zero in the last third of the epochs.
+    learning_rate : {"decay", "constant", "linear", "cosine"}, default="decay"
+        "decay": constant, then linearly towards zero in the last third of the steps. "linear",
+        "cosine": falling to zero from the first step on.
+    learning_rate_warmup : float in [0, 1], default=0.0
+        Share of the steps over which the learning rate rises from zero.
+    sparsity_warmup : float in [0, 1], default=0.0
+        Share of the steps over which alpha rises from zero, or ``n_nonzero_coefs`` falls from
+        eight times as many. (``partial_fit`` knows no number of steps, and uses neither these
+        two nor a learning rate that falls.)
+    max_grad_norm : float > 0 or None, default=None
+        Longer gradients, of all parameters together, are scaled down to this length, for X scaled
+        to unit variance.
     optimizer : {"adam"}, default="adam"
     tol : float >= 0, default=1e-4
         When the loss has not improved by this share of it for ``n_iter_no_change`` epochs in
@@ -94,6 +105,15 @@ class UnrolledEncoder(BaseSparseEncoder):
         "auto": where a tensor X lies, else CUDA if there is one, else the CPU.
     precision : {"float32", "float64"}, default="float32"
         Arithmetic of training. ``transform`` computes in the type of X.
+    checkpoint : str, path or None, default=None
+        Folder in which ``fit`` keeps its state as it goes (needs ``safetensors``). The same
+        ``fit`` after an interruption goes on from there, to exactly the weights that it would
+        have come to without one. The file of a fit that is complete stays: remove it to start
+        again.
+    checkpoint_seconds : float >= 0, default=300.0
+        Least time between two writes.
+    checkpoint_steps : int >= 1 or None, default=None
+        In place of it, a number of steps.
     verbose : int, default=0
         At 1 a line an epoch.
 
@@ -118,6 +138,10 @@ class UnrolledEncoder(BaseSparseEncoder):
         Objective of the last epoch, mean over rows.
     loss_curve_ : list of float
         The same for every epoch.
+    history_ : dict of ndarray of shape (n_iter_,)
+        For every epoch "loss", "explained_variance" (relative to the rows that ``fit`` began
+        with), "l0" (active codes of a row), "dead" (share of the latents that are dead),
+        "n_steps" and "seconds".
     activation_frequency_ : ndarray of shape (n_components_,)
         Share of the rows of the last epoch on which each latent fired.
     dead_latents_ : ndarray of int
@@ -132,7 +156,9 @@ class UnrolledEncoder(BaseSparseEncoder):
     ValueError
         In ``fit``, for parameters or data out of range or of the wrong shape.
     FloatingPointError
-        In ``fit``, when the loss stops being finite.
+        In ``fit``, when the loss stops being finite. The attributes hold the last finite state.
+    OSError
+        In ``fit``, if the folder ``checkpoint`` cannot be written to.
 
     References
     ----------
@@ -156,9 +182,12 @@ class UnrolledEncoder(BaseSparseEncoder):
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseSparseEncoder._parameter_constraints,
+        "activation": [StrOptions({"relu", "topk"})],
         "n_steps": [Interval(Integral, 1, None, closed="left")],
         "weights": [StrOptions({"learned", "analytic"})],
     }
+    del _parameter_constraints["penalty"], _parameter_constraints["prefix_sizes"]
+    penalty, prefix_sizes = "auto", None  # there is no choice
     _encodes_by_dictionary: ClassVar[bool] = True
 
     def __init__(
@@ -178,6 +207,9 @@ class UnrolledEncoder(BaseSparseEncoder):
         batch_size="auto",
         learning_rate_init=3e-3,
         learning_rate="decay",
+        learning_rate_warmup=0.0,
+        sparsity_warmup=0.0,
+        max_grad_norm=None,
         optimizer="adam",
         tol=1e-4,
         n_iter_no_change=20,
@@ -189,6 +221,9 @@ class UnrolledEncoder(BaseSparseEncoder):
         random_state=None,
         device="auto",
         precision="float32",
+        checkpoint=None,
+        checkpoint_seconds=300.0,
+        checkpoint_steps=None,
         verbose=0,
     ):
         self.n_components = n_components
@@ -205,6 +240,9 @@ class UnrolledEncoder(BaseSparseEncoder):
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.learning_rate = learning_rate
+        self.learning_rate_warmup = learning_rate_warmup
+        self.sparsity_warmup = sparsity_warmup
+        self.max_grad_norm = max_grad_norm
         self.optimizer = optimizer
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
@@ -216,6 +254,9 @@ class UnrolledEncoder(BaseSparseEncoder):
         self.random_state = random_state
         self.device = device
         self.precision = precision
+        self.checkpoint = checkpoint
+        self.checkpoint_seconds = checkpoint_seconds
+        self.checkpoint_steps = checkpoint_steps
         self.verbose = verbose
 
     def _shapes(self, n_features: int, n_components: int) -> list[tuple[int, ...]]:
@@ -237,7 +278,7 @@ class UnrolledEncoder(BaseSparseEncoder):
     def _initial_module(
         self, D: Tensor, offset: Tensor, alpha: float, generator: torch.Generator
     ) -> UnrolledAutoencoder:
-        activation, analytic = self._activation(), self.weights == "analytic"
+        activation, analytic = initial_activation(self, D, alpha), self.weights == "analytic"
         weights, biases, log_sizes = initial_steps(
             D, self.n_steps, alpha if activation.penalised else 0.0, analytic=analytic
         )
@@ -247,12 +288,12 @@ class UnrolledEncoder(BaseSparseEncoder):
 
     def _to_model(self, rows: Rows) -> UnrolledAutoencoder:
         return UnrolledAutoencoder(
-            [to_tensor(w, rows) for w in self.encoder_coefs_],
+            [to_tensor(w.T, rows) for w in self.encoder_coefs_],
             [to_tensor(b, rows) for b in self.encoder_intercepts_],
             to_tensor(self.step_sizes_, rows).log(),
             to_tensor(self.components_, rows),
             to_tensor(self.intercept_, rows),
-            self._activation(),
+            fitted_activation(self, rows),
             analytic=self.weights == "analytic",
         )
 

@@ -28,7 +28,12 @@ class Rows(Protocol):
 
 
 def epoch(
-    sources: tuple[Rows, ...], batch_size: int, generator: torch.Generator, *, shuffle: bool
+    sources: tuple[Rows, ...],
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    shuffle: bool,
+    skip: int = 0,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Batches of one pass, the same rows from every source.
 
@@ -42,22 +47,27 @@ def epoch(
     batch_size : int
     generator : torch.Generator
     shuffle : bool
+    skip : int
+        Batches to leave out at the start, which are not read.
     """
     n = len(sources[0])
     if not shuffle:
-        for start in range(0, n, batch_size):
+        for start in range(skip * batch_size, n, batch_size):
             yield tuple(s.read(slice(start, min(start + batch_size, n))) for s in sources)
     elif not any(s.contiguous for s in sources):
-        for index in torch.randperm(n, generator=generator).split(batch_size):
+        for index in torch.randperm(n, generator=generator).split(batch_size)[skip:]:
             yield tuple(s.read(index) for s in sources)
     else:
         size = batch_size * BLOCK_BATCHES
         for block in torch.randperm(-(-n // size), generator=generator).tolist():
             part = slice(block * size, min((block + 1) * size, n))
-            whole = tuple(s.read(part) for s in sources)
-            order = torch.randperm(len(whole[0]), generator=generator).to(whole[0].device)
-            for index in order.split(batch_size):
-                yield tuple(t[index] for t in whole)
+            order = torch.randperm(part.stop - part.start, generator=generator)
+            pieces = order.split(batch_size)
+            left, skip = pieces[skip:], max(0, skip - len(pieces))
+            if left:
+                whole = tuple(s.read(part) for s in sources)
+                for index in left:
+                    yield tuple(t[index.to(t.device)] for t in whole)
 
 
 def sample(source: Rows, limit: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +11,26 @@ from torch import Tensor
 from .atoms import disturbed, unit
 from .batches import Rows, sample
 from .encoders import SparseAutoencoder
+from .optimizers import Adam
 
-if TYPE_CHECKING:
-    from .loop import AdamState
-
-_LOOK_EVERY = 100  # steps between two questions to the device whether any latent is dead
+# steps between two questions to a device, which has to finish its work for an answer
+LOOK_EVERY = defaultdict(lambda: 100, cpu=1)
 REVIVAL_ROWS = 8192
+
+
+class Auxiliary(NamedTuple):
+    """Gradients of the auxiliary loss.
+
+    Attributes
+    ----------
+    latents : Tensor of shape (n_dead,), int64
+    by_atoms : Tensor of shape (n_dead, n_features)
+    by_pre : Tensor of shape (n, n_dead)
+    """
+
+    latents: Tensor
+    by_atoms: Tensor
+    by_pre: Tensor
 
 
 class DeadLatents:
@@ -34,8 +49,8 @@ class DeadLatents:
         self.silent_for = silent_for
         self.dead_after = dead_after
         self.k_aux = k_aux
-        self._steps = 0
-        self._any = False
+        self.steps = 0
+        self._latents: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -45,32 +60,48 @@ class DeadLatents:
     def count(self, active: Tensor, n_rows: int) -> None:
         """Take note of how often each latent fired among ``n_rows`` rows."""
         self.silent_for = torch.where(active > 0, 0, self.silent_for + n_rows)
-        if self._steps % _LOOK_EVERY == 0:
-            self._any = bool(self.mask.any())
-        self._steps += 1
+        self.steps += 1
 
-    def auxiliary_loss(
-        self, model: SparseAutoencoder, x: Tensor, pre: Tensor, codes: Tensor
-    ) -> Tensor | float:
+    def _now(self) -> Tensor:
+        """Which latents are dead, shape (n_dead,); asked now and then, for a device waits."""
+        if self._latents is None or self.steps % (LOOK_EVERY[self.silent_for.device.type]) == 0:
+            self._latents = torch.nonzero(self.mask).squeeze(1)
+        return self._latents
+
+    def auxiliary(
+        self, model: SparseAutoencoder, pre: Tensor, error: Tensor, weight: float
+    ) -> Auxiliary | None:
         r"""``½‖e − ê‖²``, mean over rows: dead latents explain what is left over.
 
-        Gao et al. (2024), A.2: e = x − x̂ is the residual and ê its reconstruction
-        from the ``k_aux`` largest pre-activations of dead latents.
+        Gao et al. (2024), A.2: e = x − x̂ is the residual, held fixed, and ê its
+        reconstruction from the ``k_aux`` largest pre-activations of dead latents.
+
+        Parameters
+        ----------
+        model : SparseAutoencoder
+        pre : Tensor of shape (n, n_components)
+        error : Tensor of shape (n, n_features)
+            −e.
+        weight : float
+            Of this loss; None is returned for 0, and if no latent is dead.
         """
-        if not self._any:
-            return 0.0
-        residual = (x - model.decode(codes)).detach()
-        values, indices = pre.masked_fill(~self.mask, -torch.inf).topk(self.k_aux, dim=1)
-        # fewer than k_aux dead latents leave -inf behind, which relu turns to zero
-        dead_codes = torch.zeros_like(pre).scatter(1, indices, values.relu())
-        return 0.5 * (residual - dead_codes @ model.dictionary).square().sum(1).mean()
+        latents = self._now() if weight else None
+        if latents is None or not len(latents):
+            return None
+        codes = pre[:, latents].relu()
+        if len(latents) > self.k_aux:
+            values, places = codes.topk(self.k_aux, dim=1)
+            codes = torch.zeros_like(codes).scatter_(1, places, values)
+        atoms = model.dictionary[latents]
+        left = weight / len(pre) * torch.addmm(error, codes, atoms)
+        return Auxiliary(latents, codes.T @ left, (left @ atoms.T) * (codes > 0))
 
     @torch.no_grad()
     def revive(
         self,
         model: SparseAutoencoder,
         sources: tuple[Rows, ...],
-        optimizer: AdamState,
+        optimizer: Adam,
         generator: torch.Generator,
         *,
         learn_dictionary: bool,
@@ -97,9 +128,10 @@ class DeadLatents:
                 _draw_atoms(model.dictionary, dead, residual, generator)
             wanted = (residual @ model.dictionary[dead].T).relu()
             model.restart_(dead, x, wanted, alpha)
-        axes = [axis for _, axis in model.encoder_parameters()]
-        optimizer.forget([*axes, 0] if learn_dictionary else axes, dead)
+        own: list[Tensor] = [p for p, has_rows in model.encoder_parameters() if has_rows]
+        optimizer.forget([*own, model.dictionary], dead)
         self.silent_for[dead] = 0
+        self._latents = None
 
 
 def _draw_atoms(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from .activations import Activation
 
@@ -21,13 +22,21 @@ class SparseAutoencoder(nn.Module):
 
     Parameters
     ----------
-    weights : sequence of Tensor of shape (n_in, n_out)
-        From n_features through the hidden layers to n_components.
+    weights : sequence of Tensor of shape (n_out, n_in)
+        From n_features through the hidden layers to n_components. What belongs to one latent
+        is one row, next to each other in memory.
     biases : sequence of Tensor of shape (n_out,)
     dictionary : Tensor of shape (n_components, n_features)
     offset : Tensor of shape (n_features,)
     activation : Activation
+
+    Attributes
+    ----------
+    is_factored : bool
+        Whether pre-activations are a linear map of :meth:`hidden`.
     """
+
+    is_factored = True
 
     def __init__(
         self,
@@ -48,12 +57,12 @@ class SparseAutoencoder(nn.Module):
         """What the last layer of the encoder sees, shape (n, n_in)."""
         hidden = x - self.offset
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            hidden = torch.addmm(bias, hidden, weight).relu()
+            hidden = linear(hidden, weight, bias).relu()
         return hidden
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """Values before the activation, shape (n, n_components)."""
-        return torch.addmm(self.biases[-1], self.hidden(x), self.weights[-1])
+        return linear(self.hidden(x), self.weights[-1], self.biases[-1])
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes, shape (n, n_components)."""
@@ -72,17 +81,16 @@ class SparseAutoencoder(nn.Module):
         """Go over to rows that are ``factor`` times as long."""
         for bias in (self.offset, *self.biases):
             bias.mul_(factor)
+        self.activation.rescale_(factor)
 
-    def encoder_parameters(self) -> list[tuple[nn.Parameter, int | None]]:
-        """What training moves besides dictionary and offset, and where latents lie in it.
+    def encoder_parameters(self) -> list[tuple[nn.Parameter, bool]]:
+        """What training moves besides dictionary and offset.
 
-        The number is the axis along which each latent has a slice of its own, None where
-        all share the parameter.
+        And whether each latent has a row of its own in it.
         """
         last = len(self.weights) - 1
-        weights = [(w, 1 if i == last else None) for i, w in enumerate(self.weights)]
-        biases = [(b, 0 if i == last else None) for i, b in enumerate(self.biases)]
-        return [*weights, *biases]
+        layers = [(p, i == last) for ps in (self.weights, self.biases) for i, p in enumerate(ps)]
+        return [*layers, *((p, True) for p in self.activation.per_latent)]
 
     def refresh_(self) -> None:
         """Bring weights that are computed from the dictionary up to date; here none are."""
@@ -98,14 +106,14 @@ class SparseAutoencoder(nn.Module):
         wanted : Tensor of shape (n, n_latents)
             Codes that these latents should have for x.
         alpha : float
-            Not used here.
         """
         hidden = self.hidden(x)
         inputs = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
         gram = inputs.T @ inputs
         gram.diagonal().add_(1e-3 * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
         solution = torch.linalg.solve(gram, inputs.T @ wanted)
-        self.weights[-1][:, latents], self.biases[-1][latents] = solution[:-1], solution[-1]
+        self.weights[-1][latents], self.biases[-1][latents] = solution[:-1].T, solution[-1]
+        self.activation.restart_(latents, alpha)
 
 
 def initial_layers(
@@ -127,12 +135,11 @@ def initial_layers(
     n_components, n_features = dictionary.shape
     sizes = [n_features, *hidden_layer_sizes, n_components]
     if not hidden_layer_sizes:
-        # contiguous: the fused optimiser walks parameter and gradient in memory order
-        return [dictionary.T.contiguous()], [dictionary.new_zeros(n_components)]
+        return [dictionary.clone()], [dictionary.new_zeros(n_components)]
     weights, biases = [], []
     for n_in, n_out in itertools.pairwise(sizes):
         bound = 1 / math.sqrt(n_in)
-        weights.append(_uniform((n_in, n_out), bound, generator).to(dictionary))
+        weights.append(_uniform((n_out, n_in), bound, generator).to(dictionary))
         biases.append(_uniform((n_out,), bound, generator).to(dictionary))
     return weights, biases
 

@@ -32,8 +32,9 @@ class UnrolledAutoencoder(SparseAutoencoder):
 
     Parameters
     ----------
-    weights : sequence of Tensor of shape (n_features, n_components)
-        One for each step, or a single one, computed from the dictionary and not trained.
+    weights : sequence of Tensor of shape (n_components, n_features)
+        Transposed :math:`W_t`. One for each step, or a single one, computed from the dictionary
+        and not trained.
     biases : sequence of Tensor of shape (n_components,) or (1,)
         Thresholds with a minus, one tensor for each step.
     log_step_sizes : Tensor of shape (n_steps,)
@@ -43,6 +44,8 @@ class UnrolledAutoencoder(SparseAutoencoder):
     analytic : bool
         Whether there is one matrix for all steps.
     """
+
+    is_factored = False
 
     def __init__(
         self,
@@ -85,14 +88,17 @@ class UnrolledAutoencoder(SparseAutoencoder):
         size = self.log_step_sizes[t].exp()
         weight = self.weights[0 if self.analytic else t]
         # scaled before the product, where the rows are short
-        return torch.addmm(size * self.biases[t], size * residual, weight)
+        return torch.addmm(size * self.biases[t], size * residual, weight.T)
 
-    def encoder_parameters(self) -> list[tuple[nn.Parameter, int | None]]:
-        """What training moves besides dictionary and offset, and where latents lie in it."""
-        sizes: list[tuple[nn.Parameter, int | None]] = [(self.log_step_sizes, None)]
+    def encoder_parameters(self) -> list[tuple[nn.Parameter, bool]]:
+        """What training moves besides dictionary and offset.
+
+        And whether each latent has a row of its own in it.
+        """
+        sizes: list[tuple[nn.Parameter, bool]] = [(self.log_step_sizes, False)]
         if self.analytic:
-            return [*((b, None) for b in self.biases), *sizes]
-        return [*((w, 1) for w in self.weights), *((b, 0) for b in self.biases), *sizes]
+            return [*((b, False) for b in self.biases), *sizes]
+        return [*((p, True) for ps in (self.weights, self.biases) for p in ps), *sizes]
 
     @torch.no_grad()
     def refresh_(self) -> None:
@@ -115,7 +121,7 @@ class UnrolledAutoencoder(SparseAutoencoder):
         if not self.analytic:
             weight, bias = _tied(self.dictionary, alpha if self.activation.penalised else 0.0)
             for w, b in zip(self.weights, self.biases, strict=True):
-                w[:, latents], b[latents] = weight[:, latents], bias[latents]
+                w[latents], b[latents] = weight[latents], bias[latents]
 
 
 def initial_steps(
@@ -139,7 +145,8 @@ def initial_steps(
 
     Returns
     -------
-    weights : list of Tensor of shape (n_features, n_components)
+    weights : list of Tensor of shape (n_components, n_features)
+        Transposed.
     biases : list of Tensor of shape (n_components,), or (1,) with analytic weights
     log_step_sizes : Tensor of shape (n_steps,)
     """
@@ -166,14 +173,12 @@ def _length(dictionary: Tensor) -> float:
 def _tied(dictionary: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Weights of one step tied to the dictionary, and the biases of threshold alpha."""
     length = _length(dictionary)
-    # contiguous: the fused optimiser walks parameter and gradient in memory order
-    weight = (dictionary.T / length).contiguous()
-    return weight, dictionary.new_full((len(dictionary),), -alpha / length)
+    return dictionary / length, dictionary.new_full((len(dictionary),), -alpha / length)
 
 
 def _radius(dictionary: Tensor, weight: Tensor) -> float:
     D, W = dictionary.double(), weight.double()
-    product = W @ D if D.shape[0] > D.shape[1] else D @ W
+    product = W.T @ D if D.shape[0] > D.shape[1] else D @ W.T
     return torch.linalg.eigvals(product).abs().max().item()
 
 
@@ -197,15 +202,15 @@ def analytic_weights(dictionary: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (n_features, n_components)
-        Zero where an atom is.
+    Tensor of shape (n_components, n_features)
+        Transposed W. Zero where an atom is.
     """
     atoms = unit(dictionary.double())
     solved = atoms @ torch.linalg.pinv(atoms.T @ atoms, hermitian=True)
     solved = _through(solved, atoms)
     keep = _coherence(solved, atoms) <= _coherence(atoms, atoms)
     best = torch.where(keep[:, None], solved, atoms)
-    return _through(best, dictionary.double()).T.to(dictionary.dtype).contiguous()
+    return _through(best, dictionary.double()).to(dictionary.dtype)
 
 
 def _through(weights: Tensor, atoms: Tensor) -> Tensor:

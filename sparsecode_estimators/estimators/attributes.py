@@ -1,0 +1,115 @@
+"""Between a trained network and the attributes of its estimator, at the scale of X."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..learning.activations import (
+    Activation,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    ReLU,
+    TopK,
+    make_activation,
+)
+from ..learning.checkpoint import Checkpoint
+from ..learning.run import Epoch
+from .arrays import Rows, to_array, to_tensor
+
+K_SPARSE = ("topk", "abs_topk", "batch_topk")
+PENALTIES = {"relu": ("l1", "tanh"), "jumprelu": ("l0", "tanh"), "gated": ("l1",)}
+
+
+def initial_activation(estimator: Any, D: Tensor, alpha: float) -> Activation:
+    """The activation before training, for rows of unit variance and their alpha."""
+    bounded = estimator.penalty == "tanh"
+    return make_activation(estimator.activation, estimator._sparsity(), D, alpha, bounded=bounded)
+
+
+def fitted_activation(estimator: Any, rows: Rows) -> Activation:
+    """The activation from the attributes."""
+    name, bounded = estimator.activation, estimator.penalty == "tanh"
+    if name == "batch_topk":
+        return BatchTopK(estimator._sparsity(), to_tensor(estimator.threshold_, rows))
+    if name == "jumprelu":
+        threshold = to_tensor(estimator.threshold_, rows)
+        return JumpReLU(threshold.log(), estimator._bandwidth, bounded=bounded)
+    if name == "gated":
+        scale, shift = (to_tensor(a, rows) for a in (estimator.gate_scale_, estimator.gate_shift_))
+        return Gated(scale.log(), shift)
+    if name == "relu":
+        return ReLU(bounded=bounded)
+    return TopK(estimator._sparsity(), signed=name == "abs_topk")
+
+
+def store_activation(estimator: Any, activation: Activation, rows: Rows) -> None:
+    """Keep what the activation has learned as attributes."""
+    for name in ("threshold_", "gate_scale_", "gate_shift_"):
+        if hasattr(estimator, name):
+            delattr(estimator, name)
+    if isinstance(activation, BatchTopK | JumpReLU):
+        estimator.threshold_ = to_array(activation.threshold, rows)
+    if isinstance(activation, JumpReLU):
+        estimator._bandwidth = activation.bandwidth
+    if isinstance(activation, Gated):
+        estimator.gate_scale_ = to_array(activation.log_scale.exp(), rows)
+        estimator.gate_shift_ = to_array(activation.shift, rows)
+
+
+def history_of(
+    epochs: list[Epoch], scale: float, n_components: int, n_features: int
+) -> dict[str, np.ndarray]:
+    """Curves of some epochs.
+
+    Parameters
+    ----------
+    epochs : list of Epoch
+    scale : float
+        What rows were divided by: their variance was one.
+    n_components, n_features : int
+    """
+    return {
+        "loss": np.array([e.loss for e in epochs]) * scale**2,
+        "explained_variance": 1 - 2 * np.array([e.energy for e in epochs]) / n_features,
+        "l0": np.array([e.l0 for e in epochs]),
+        "dead": np.array([e.n_dead for e in epochs]) / n_components,
+        "n_steps": np.array([e.n_steps for e in epochs]),
+        "seconds": np.array([e.seconds for e in epochs]),
+    }
+
+
+def kept_run(estimator: Any, rows: Rows) -> Checkpoint:
+    """Where a fit of these parameters to these rows is kept.
+
+    The name of the file is a digest of the parameters, the shape of the rows and a few of them,
+    so that candidates of a grid search can share the folder.
+    """
+    parts = [type(estimator).__name__, f"{len(rows)} {rows.n_features} {rows.dtype}"]
+    for name, value in sorted(estimator.get_params(deep=False).items()):
+        if name not in _SAME_RUN:
+            parts.append(f"{name}={_text(value)}")
+    digest = hashlib.sha256("\n".join(parts).encode())
+    digest.update(rows.sample(64).cpu().double().numpy().tobytes())
+    path = Path(estimator.checkpoint) / f"{digest.hexdigest()[:24]}.safetensors"
+    return Checkpoint(path, estimator.checkpoint_seconds, estimator.checkpoint_steps)
+
+
+_SAME_RUN = (
+    "checkpoint", "checkpoint_seconds", "checkpoint_steps", "device", "sparse_output", "verbose",
+)  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    """A parameter, the same in every process."""
+    if isinstance(value, str | int | float | None):
+        return repr(value)
+    if isinstance(value, np.random.RandomState) or callable(value):
+        return type(value).__name__
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    return f"{array.shape} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}"

@@ -1,0 +1,130 @@
+"""Codes of a batch that is trained on: all of them, or only places that may be non-zero.
+
+Both kinds have the same products with matrices, so that a step of training is written once.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..kernels import sparse
+from ..kernels.sparse import Places
+
+FEW = 0.03  # share of active codes below which sparse products are the faster ones
+_LOOK_EVERY = 16  # steps between two looks whether dense codes have become sparse
+
+
+class Dense:
+    """All codes: values are of shape (n, n_components)."""
+
+    def gather(self, matrix: Tensor) -> Tensor:
+        """Entries of a matrix (n, n_components) at these places."""
+        return matrix
+
+    def spread(self, per_atom: Tensor) -> Tensor:
+        """What belongs to the atom of each place, given what belongs to each atom."""
+        return per_atom
+
+    def per_atom(self, values: Tensor) -> Tensor:
+        """Sums over the rows, shape (n_components,)."""
+        return values.sum(0)
+
+    def decode(self, values: Tensor, D: Tensor) -> Tensor:
+        """``SD``, shape (n, n_features)."""
+        return values @ D
+
+    def products(self, R: Tensor, D: Tensor) -> Tensor:
+        """``RDᵀ`` at these places."""
+        return R @ D.T
+
+    def rows_by_atom(self, values: Tensor, R: Tensor) -> Tensor:
+        """``SᵀR``, shape (n_components, n_features)."""
+        return values.T @ R
+
+
+class Sparse:
+    """Codes at some places: values are of shape (n_places,).
+
+    Parameters
+    ----------
+    places : Places
+    n_components : int
+    """
+
+    def __init__(self, places: Places, n_components: int) -> None:
+        self.places = places
+        self.n_components = n_components
+
+    @cached_property
+    def _by_atom(self) -> sparse.ByAtom:
+        return sparse.by_atom(self.places, self.n_components)
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        return self.places.rows * self.n_components + self.places.atoms
+
+    def gather(self, matrix: Tensor) -> Tensor:
+        """Entries of a matrix (n, n_components) at these places."""
+        return matrix.reshape(-1)[self._flat]
+
+    def dense(self, values: Tensor) -> Tensor:
+        """All codes, shape (n, n_components)."""
+        n = len(self.places.starts) - 1
+        flat = values.new_zeros(n * self.n_components).scatter(0, self._flat, values)
+        return flat.view(n, self.n_components)
+
+    def spread(self, per_atom: Tensor) -> Tensor:
+        """What belongs to the atom of each place, given what belongs to each atom."""
+        return per_atom[self.places.atoms]
+
+    def per_atom(self, values: Tensor) -> Tensor:
+        """Sums over the rows, shape (n_components,)."""
+        total = values.new_zeros(self.n_components)
+        return total.index_add_(0, self.places.atoms, values)
+
+    def decode(self, values: Tensor, D: Tensor) -> Tensor:
+        """``SD``, shape (n, n_features)."""
+        return sparse.decode(self.places, values, D)
+
+    def products(self, R: Tensor, D: Tensor) -> Tensor:
+        """``RDᵀ`` at these places."""
+        return sparse.products(self.places, R, D)
+
+    def rows_by_atom(self, values: Tensor, R: Tensor) -> Tensor:
+        """``SᵀR``, shape (n_components, n_features)."""
+        return sparse.rows_by_atom(self._by_atom, values, R)
+
+    def split(self, ends: Tensor) -> Sparse:
+        """The same places, every row cut where the atoms reach ``ends``.
+
+        Row i becomes the rows from ``i·len(ends)`` on.
+        """
+        n, n_parts = len(self.places.starts) - 1, len(ends)
+        part = torch.bucketize(self.places.atoms, ends, right=True)
+        counts = torch.bincount(self.places.rows * n_parts + part, minlength=n * n_parts)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Sparse(Places(starts, self.places.atoms), self.n_components)
+
+
+Codes = Dense | Sparse
+
+
+class Choice:
+    """Which of both kinds is faster for codes that are active above a floor.
+
+    Sparse ones from the step on at which few codes are found to be active.
+    """
+
+    def __init__(self) -> None:
+        self.steps_dense = 0
+
+    def above(self, pre: Tensor, floor: Tensor) -> Codes:
+        """Places at which pre-activations are above the floor of their latent."""
+        if self.steps_dense % _LOOK_EVERY == 0 and (pre > floor).sum() <= FEW * pre.numel():
+            self.steps_dense = 0
+            return Sparse(sparse.above(pre, floor), pre.shape[1])
+        self.steps_dense += 1
+        return Dense()
