@@ -36,7 +36,8 @@ class SAEEncoder(BaseSparseEncoder):
         ``½α²Σ tanh(s/α)``, which does not shrink large codes.
     prefix_sizes : sequence of int or None, default=None
         For "topk" and "batch_topk": sizes of nested dictionaries, rising, each of which has to
-        reconstruct on its own (Matryoshka); the whole dictionary is always one of them.
+        reconstruct on its own (Matryoshka). The whole dictionary is always one of them, and
+        stands for sizes above n_components.
     alpha : float >= 0 or "auto", default="auto"
         Weight of ``‖s‖₁`` on the scale of x. "auto": 10 % of the median ``alpha_max`` of the
         training rows under the starting dictionary, so that multiplying X by a number

@@ -234,12 +234,9 @@ class BaseSparseEncoder(BaseSparseCoder):
             int(check_scalar(n, f"prefix_sizes[{i}]", Integral, min_val=1))
             for i, n in enumerate(self.prefix_sizes)
         )
-        if any(b <= a for a, b in itertools.pairwise((0, *ends))) or ends[-1] > n_components:
-            raise ValueError(
-                f"prefix_sizes={self.prefix_sizes!r} must rise from at least 1 to at most "
-                f"n_components={n_components}."
-            )
-        return ends if ends[-1] == n_components else (*ends, n_components)
+        if any(b <= a for a, b in itertools.pairwise(ends)):
+            raise ValueError(f"prefix_sizes={self.prefix_sizes!r} must rise: sort them.")
+        return (*(n for n in ends if n < n_components), n_components)
 
     def _learns_offset(self) -> bool:
         if self.fit_intercept == "auto":
