@@ -69,7 +69,17 @@ def environment() -> dict[str, object]:
             s.split(":")[1].strip() for s in lines.read_text().splitlines() if "model name" in s
         ]
         found["processor"] = names[0] if names else platform.processor()
-    for package in ("numpy", "torch", "numba", "triton", "scikit-learn", "spams-bin"):
+    for package in (
+        "numpy",
+        "torch",
+        "numba",
+        "triton",
+        "scikit-learn",
+        "spams-bin",
+        "sae-lens",
+        "eai-sparsify",
+        "dictionary-learning",
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

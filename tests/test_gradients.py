@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparsecode_estimators.learning.activations import make_activation
-from sparsecode_estimators.learning.codes import Choice, Dense, Sparse
+from sparsecode_estimators.learning.codes import Dense, Sparse, Workspace
 from sparsecode_estimators.learning.dead import DeadLatents
 from sparsecode_estimators.learning.encoders import SparseAutoencoder
 from sparsecode_estimators.learning.gradients import factored, whole
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_the_dense_loss(name, hidden, few, monkeypatch):
     monkeypatch.setattr("sparsecode_estimators.learning.codes.FEW", few)
     for seed in range(3):
         model, x = network(name, hidden, seed)
-        step = factored(model, x, ALPHA, everything_alive(), 0.5, Choice())
+        step = factored(model, x, ALPHA, everything_alive(), 0.5, Workspace())
         assert_same(step, *dense_loss(name, model, x), model)
 
 
@@ -125,7 +125,7 @@ def test_gradients_are_those_of_the_dense_loss(name, hidden, few, monkeypatch):
 def test_nested_dictionaries(name, hidden):
     model, x = network(name, hidden)
     ends = (3, 10, N)
-    step = factored(model, x, ALPHA, everything_alive(), 0.5, Choice(), torch.tensor(ends))
+    step = factored(model, x, ALPHA, everything_alive(), 0.5, Workspace(), torch.tensor(ends))
     assert_same(step, *dense_loss(name, model, x, ends), model)
 
 
@@ -138,7 +138,7 @@ def test_auxiliary_loss(name, n_dead, hidden):
     silent = torch.zeros(N, dtype=torch.int64)
     silent[:n_dead] = 99
     dead = DeadLatents(silent, 10, 3)
-    step = factored(model, x, ALPHA, dead, 0.7, Choice())
+    step = factored(model, x, ALPHA, dead, 0.7, Workspace())
     loss, codes = dense_loss(name, model, x)
     error = (x - model.offset - codes @ model.dictionary).detach()
     v = model.pre_activations(x)[:, :n_dead].relu()
@@ -153,7 +153,7 @@ def test_the_two_kinds_of_step_agree():
     model, x = network("relu")
     params = parameters(model)
     ours, other = (
-        factored(model, x, ALPHA, everything_alive(), 0.5, Choice()),
+        factored(model, x, ALPHA, everything_alive(), 0.5, Workspace()),
         whole(model, x, None, ALPHA, params),
     )
     torch.testing.assert_close(ours.loss, other.loss)
@@ -167,7 +167,7 @@ def test_smooth_losses_pass_gradcheck(hidden):
     """Finite differences: where nothing jumps the gradient is that of the loss itself."""
     model, x = network("relu", hidden)
     params = parameters(model)
-    step = factored(model, x, ALPHA, everything_alive(), 0.0, Choice())
+    step = factored(model, x, ALPHA, everything_alive(), 0.0, Workspace())
     rng = np.random.default_rng(9)
     for p in params:
         direction = torch.tensor(rng.standard_normal(p.shape))
@@ -175,19 +175,19 @@ def test_smooth_losses_pass_gradcheck(hidden):
         for h in (1e-6, -1e-6):
             with torch.no_grad():
                 p += h * direction
-                losses.append(factored(model, x, ALPHA, everything_alive(), 0.0, Choice()).loss)
+                losses.append(factored(model, x, ALPHA, everything_alive(), 0.0, Workspace()).loss)
                 p -= h * direction
         slope = (losses[0] - losses[1]) / 2e-6
         assert slope.item() == pytest.approx((step.gradients[p] * direction).sum().item(), rel=1e-5)
 
 
 def test_few_active_codes_are_handled_as_sparse():
-    choice, pre = Choice(), torch.full((10, 100), -1.0)
+    work, pre = Workspace(), torch.full((10, 100), -1.0)
     pre[:, 3] = 1
-    assert isinstance(choice.above(pre, torch.zeros(100)), Sparse)
-    dense = [isinstance(choice.above(-pre, torch.zeros(100)), Dense) for _ in range(40)]
+    assert isinstance(work.above(pre, torch.zeros(100)), Sparse)
+    dense = [isinstance(work.above(-pre, torch.zeros(100)), Dense) for _ in range(40)]
     assert all(dense)
-    later = [isinstance(choice.above(pre, torch.zeros(100)), Sparse) for _ in range(17)]
+    later = [isinstance(work.above(pre, torch.zeros(100)), Sparse) for _ in range(17)]
     assert later[-1]
 
 
@@ -197,7 +197,7 @@ def test_batch_topk_keeps_as_many_as_asked_for_and_learns_a_threshold():
     smallest = []
     for _ in range(200):
         pre = torch.tensor(rng.standard_normal((64, 50)))
-        at = activation.places(pre)
+        at = activation.places(pre, torch.zeros(50).double())
         assert len(at.places.atoms) == 3 * 64
         smallest.append(at.gather(pre).min().item())
     assert activation.threshold.item() == pytest.approx(np.mean(smallest), rel=0.02)

@@ -32,9 +32,11 @@ def test_the_largest_are_found(make, size, share, signed, ties):
     n, n_components, _, seed = size
     k = max(1, round(share * n_components))
     pre = scores(n, n_components, seed, ties=ties)
-    places = make.largest(pre, k, signed=signed)
+    bias = scores(1, n_components, seed + 2, ties=ties)[0]
+    places = make.largest(pre, bias, k, signed=signed)
     atoms = places.atoms.reshape(n, k).numpy()
     assert (np.diff(atoms, axis=1) > 0).all()
+    pre = pre + bias
     size_of = np.abs(pre.numpy()) if signed else pre.numpy()
     found = np.sort(np.take_along_axis(size_of, atoms, 1), axis=1)
     np.testing.assert_array_equal(found, np.sort(size_of, axis=1)[:, n_components - k :])
@@ -76,4 +78,4 @@ def test_infinite_scores_are_not_a_trap():
     pre = torch.full((2, 50), -torch.inf)
     pre[:, 7] = 1.0
     for make in MAKES:
-        assert 7 in make.largest(pre, 3, signed=False).atoms[:3]
+        assert 7 in make.largest(pre, torch.zeros(50), 3, signed=False).atoms[:3]

@@ -22,6 +22,8 @@ from .arrays import Rows, collect, read_codes, read_rows, resolve_device, to_ten
 SOLVER_ALPHA_FRACTION = 0.01
 ENCODER_ALPHA_FRACTION = 0.1
 SAMPLE_ROWS = 16384  # rows that statistics of the start are taken from
+ALPHA_WORK = 2**31  # most multiplications for "auto", if these are enough for some rows:
+LEAST_ROWS = 512
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -35,7 +37,12 @@ def make_generator(random_state: Any) -> torch.Generator:
 def auto_alpha(
     X: Tensor, D: Tensor, fraction: float, *, positive: bool, weights: Tensor | None = None
 ) -> float:
-    """A share of the median ``alpha_max``: scales with X, so that codes scale with it too."""
+    """A share of the median ``alpha_max``: scales with X, so that codes scale with it too.
+
+    That of fewer rows, evenly spread, where the product with all atoms would take long.
+    """
+    n = max(LEAST_ROWS, ALPHA_WORK // D.numel())
+    X = X[:: -(-len(X) // n)]
     return fraction * alpha_max(X, D, positive=positive, weights=weights).median().item()
 
 

@@ -224,16 +224,6 @@ def total(_, vector):
 
 
 @intrinsic
-def at_least(_, a, b):
-    """Where ``a ≥ b``."""
-
-    def codegen(context, builder, signature, args):
-        return builder.fcmp_ordered(">=", *args)
-
-    return Mask()(a, b), codegen
-
-
-@intrinsic
 def where(_, mask, a, b):
     """``a`` where the mask is true, ``b`` elsewhere."""
 
@@ -253,3 +243,47 @@ def first(_, mask):
         return builder.zext(place, ir.IntType(64))
 
     return types.int64(mask), codegen
+
+
+@intrinsic
+def bits(_, mask):
+    """The truth values as bits of a number, the first place the lowest."""
+
+    def codegen(context, builder, signature, args):
+        return builder.zext(builder.bitcast(args[0], ir.IntType(WIDTH)), ir.IntType(64))
+
+    return types.int64(mask), codegen
+
+
+@intrinsic
+def lowest(_, number):
+    """Place of the lowest bit of a number that is not zero."""
+
+    def codegen(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def how_many(_, number):
+    """How many bits of a number are set."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), codegen
+
+
+def _comparison(sign: str) -> Callable[..., Any]:
+    @intrinsic
+    def comparison(_, a, b):
+        def codegen(context, builder, signature, args):
+            return builder.fcmp_ordered(sign, *args)
+
+        return Mask()(a, b), codegen
+
+    return comparison
+
+
+at_least, more_than = _comparison(">="), _comparison(">")

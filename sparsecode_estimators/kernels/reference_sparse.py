@@ -54,9 +54,13 @@ def _starts(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def largest(pre: Tensor, k: int, *, signed: bool) -> Places:
-    """Places of the ``k`` largest entries of each row, by absolute value if ``signed``."""
-    atoms = (pre.abs() if signed else pre).topk(k, dim=1).indices.sort(dim=1).values
+def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:
+    """Places of the ``k`` largest entries of each row, by absolute value if ``signed``.
+
+    To each entry the bias of its column is added.
+    """
+    scores = pre + bias
+    atoms = (scores.abs() if signed else scores).topk(k, dim=1).indices.sort(dim=1).values
     starts = torch.arange(0, atoms.numel() + 1, k, device=pre.device)
     return Places(starts, atoms.flatten())
 

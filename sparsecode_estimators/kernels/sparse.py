@@ -31,9 +31,9 @@ def _make(X: Tensor) -> ModuleType:
     return made or reference_sparse
 
 
-def largest(pre: Tensor, k: int, *, signed: bool) -> Places:
-    """Places of the ``k`` largest entries of each row."""
-    return _make(pre).largest(pre, k, signed=signed)
+def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:
+    """Places of the ``k`` largest entries of each row, after adding the bias of their column."""
+    return _make(pre).largest(pre, bias, k, signed=signed)
 
 
 def above(pre: Tensor, floor: Tensor) -> Places:

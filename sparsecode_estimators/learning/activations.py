@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels import sparse
 from ..kernels.sparse import Places
-from .codes import Choice, Codes, Sparse
+from .codes import Codes, Sparse, Workspace
 
 THRESHOLD_MEMORY = 0.02  # weight of a batch in the learned threshold of BatchTopK
 BANDWIDTH = 0.5  # of the window around the threshold of JumpReLU, as a share of alpha
@@ -31,9 +31,12 @@ class Activation(nn.Module):
 
     penalised = False
 
-    def places(self, pre: Tensor, choice: Choice) -> Codes:
-        """Where codes of a batch may be non-zero, or their derivatives."""
-        return choice.above(pre, pre.new_zeros(pre.shape[1]))
+    def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Codes:
+        """Where codes of a batch may be non-zero, or their derivatives.
+
+        ``pre`` does not hold the bias yet, which saves a pass over a large matrix.
+        """
+        return work.above(pre, -bias)
 
     def codes(self, v: Tensor, at: Codes) -> Tensor:
         """Codes, from pre-activations at some places."""
@@ -103,16 +106,16 @@ class TopK(Activation):
         self.k = self.k_now = k  # now: while it falls, in training
         self.signed = signed
 
-    def places(self, pre: Tensor, choice: Choice | None = None) -> Sparse:
+    def places(self, pre: Tensor, bias: Tensor, work: Workspace | None = None) -> Sparse:
         n_components = pre.shape[1]
         k = min(self.k_now, n_components)
-        return Sparse(sparse.largest(pre.detach(), k, signed=self.signed), n_components)
+        return Sparse(sparse.largest(pre.detach(), bias, k, signed=self.signed), n_components)
 
     def codes(self, v: Tensor, at: Codes) -> Tensor:
         return v if self.signed else v.relu()
 
     def forward(self, pre: Tensor) -> Tensor:
-        at = self.places(pre)
+        at = self.places(pre, pre.new_zeros(pre.shape[1]))
         return at.dense(self.codes(at.gather(pre), at))
 
 
@@ -136,14 +139,14 @@ class BatchTopK(Activation):
         self.register_buffer("threshold", torch.zeros(()) if threshold is None else threshold)
         self.register_buffer("n_seen", torch.tensor(seen))
 
-    def places(self, pre: Tensor, choice: Choice | None = None) -> Sparse:
+    def places(self, pre: Tensor, bias: Tensor, work: Workspace | None = None) -> Sparse:
         n, n_components = pre.shape
         wanted = n * min(self.k_now, n_components)
         # few numbers are above half of what the threshold has been, and it seldom falls so far
-        found = Sparse(self._above(pre, 0.5 * self.threshold), n_components)
+        found = Sparse(sparse.above(pre, 0.5 * self.threshold.to(pre) - bias), n_components)
         if len(found.places.atoms) < wanted:
-            found = Sparse(self._above(pre, self.threshold.new_zeros(())), n_components)
-        v = found.gather(pre.detach())
+            found = Sparse(sparse.above(pre, -bias), n_components)
+        v = found.gather(pre) + found.spread(bias)
         if len(v) > wanted:
             keep = v >= v.topk(wanted).values[-1]
             kept = torch.bincount(found.places.rows[keep], minlength=n)
@@ -152,10 +155,6 @@ class BatchTopK(Activation):
             v = v[keep]
         self._remember(v)
         return found
-
-    @staticmethod
-    def _above(pre: Tensor, floor: Tensor) -> Places:
-        return sparse.above(pre.detach(), floor.to(pre).expand(pre.shape[1]))
 
     def _remember(self, v: Tensor) -> None:
         if len(v):
@@ -216,9 +215,9 @@ class JumpReLU(Activation):
         """θ."""
         return self.log_threshold.exp()
 
-    def places(self, pre: Tensor, choice: Choice) -> Codes:
+    def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Codes:
         floor = (self.threshold.detach() - self.bandwidth / 2).clamp(min=0)
-        return choice.above(pre, floor)
+        return work.above(pre, floor - bias)
 
     def codes(self, v: Tensor, at: Codes) -> Tensor:
         return _Jump.apply(v, at.spread(self.threshold), self.bandwidth)

@@ -112,17 +112,30 @@ class Sparse:
 Codes = Dense | Sparse
 
 
-class Choice:
-    """Which of both kinds is faster for codes that are active above a floor.
+class Workspace:
+    """What a run keeps from step to step: the room for products, and which are the faster ones.
 
-    Sparse ones from the step on at which few codes are found to be active.
+    Codes that are active above a floor are handled as sparse from the step on at which few of
+    them are.
     """
 
     def __init__(self) -> None:
         self.steps_dense = 0
+        self._room: Tensor | None = None
+
+    def product(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """Pre-activations without their bias; the next call writes to the same place.
+
+        Where memory is new, the system clears it first, which takes half as long as the product.
+        """
+        shape = len(hidden), len(weight)
+        if self._room is None or self._room.numel() < shape[0] * shape[1]:
+            self._room = hidden.new_empty(shape[0] * shape[1])
+        room = self._room[: shape[0] * shape[1]].view(shape)
+        return torch.mm(hidden, weight.T, out=room)
 
     def above(self, pre: Tensor, floor: Tensor) -> Codes:
-        """Places at which pre-activations are above the floor of their latent."""
+        """Places at which entries are above the floor of their column."""
         if self.steps_dense % _LOOK_EVERY == 0 and (pre > floor).sum() <= FEW * pre.numel():
             self.steps_dense = 0
             return Sparse(sparse.above(pre, floor), pre.shape[1])

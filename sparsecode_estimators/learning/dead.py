@@ -80,6 +80,7 @@ class DeadLatents:
         ----------
         model : SparseAutoencoder
         pre : Tensor of shape (n, n_components)
+        Without the bias.
         error : Tensor of shape (n, n_features)
             −e.
         weight : float
@@ -88,7 +89,7 @@ class DeadLatents:
         latents = self._now() if weight else None
         if latents is None or not len(latents):
             return None
-        codes = pre[:, latents].relu()
+        codes = (pre[:, latents] + model.biases[-1][latents]).relu()
         if len(latents) > self.k_aux:
             values, places = codes.topk(self.k_aux, dim=1)
             codes = torch.zeros_like(codes).scatter_(1, places, values)

@@ -18,9 +18,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-from .codes import Choice, Codes, Sparse
+from .codes import Codes, Workspace
 from .dead import DeadLatents
 from .encoders import SparseAutoencoder
 
@@ -62,7 +61,7 @@ def factored(
     alpha: float,
     dead: DeadLatents,
     aux_alpha: float,
-    choice: Choice,
+    work: Workspace,
     ends: Tensor | None = None,
 ) -> Step:
     r"""Reconstruction loss of an encoder whose last layer is linear.
@@ -79,8 +78,8 @@ def factored(
     dead : DeadLatents
     aux_alpha : float
         Weight of the auxiliary loss.
-    choice : Choice
-        Remembers whether dense or sparse products were faster.
+    work : Workspace
+        Of the run.
     ends : Tensor of shape (n_prefixes,) or None
         Ascending, the last one the number of atoms.
     """
@@ -89,15 +88,18 @@ def factored(
         hidden = model.hidden(x)
     with torch.no_grad():
         h, weight = hidden.detach(), model.weights[-1]
-        pre = linear(h, weight, model.biases[-1])
-        active = _activate(model, pre, alpha, choice)
+        pre = work.product(h, weight)
+        active = _activate(model, pre, alpha, work)
         at, codes = active.at, active.codes.detach()
-        error = _errors(model, x, at, codes, ends)
-        upstream = error.flip(1).cumsum(1).flip(1) / (len(x) * error.shape[1])
         parts = at if ends is None else at.split(ends)  # type: ignore[union-attr]
+        n_prefixes = 1 if ends is None else len(ends)
+        error = _errors(model, x, parts, codes, n_prefixes)
+        upstream, last = error / (len(x) * n_prefixes), error[:, -1]
+        if n_prefixes > 1:  # an atom is in all dictionaries from the first one that has it
+            upstream = upstream.flip(1).cumsum(1).flip(1)
         flat = upstream.flatten(0, 1)
-        loss = 0.5 * error.square().sum() / (len(x) * error.shape[1])
-        last = error[:, -1]
+        energy = 0.5 * last.square().sum() / len(x)
+        loss = energy if n_prefixes == 1 else 0.5 * error.square().sum() / (len(x) * n_prefixes)
         by_codes = parts.products(flat, model.dictionary)
         by_v, by_activation, more = _backward(model, x, active, by_codes)
         gradients = {
@@ -116,7 +118,6 @@ def factored(
         if by_hidden is None:
             gradients[model.offset] -= gradients[model.biases[-1]] @ weight
         counts = at.per_atom((codes != 0).to(codes))
-        energy = 0.5 * last.square().sum() / len(x)
     if by_hidden is not None:
         below = [*model.weights[:-1], *model.biases[:-1], model.offset]
         for p, g in zip(below, torch.autograd.grad(hidden, below, by_hidden), strict=True):
@@ -124,26 +125,24 @@ def factored(
     return Step(loss + more, energy, counts, gradients)
 
 
-def _activate(model: SparseAutoencoder, pre: Tensor, alpha: float, choice: Choice) -> _Active:
-    activation = model.activation
-    at = activation.places(pre, choice)
+def _activate(model: SparseAutoencoder, pre: Tensor, alpha: float, work: Workspace) -> _Active:
+    activation, bias = model.activation, model.biases[-1].detach()
+    at = activation.places(pre, bias, work)
     with torch.enable_grad():
-        v = at.gather(pre).detach().requires_grad_()
+        v = (at.gather(pre) + at.spread(bias)).requires_grad_()
         codes = activation.codes(v, at)
         guess, penalty = activation.guess(v), activation.penalty(v, codes, at, alpha)
     return _Active(at, v, codes, guess, penalty)
 
 
 def _errors(
-    model: SparseAutoencoder, x: Tensor, at: Codes, codes: Tensor, ends: Tensor | None
+    model: SparseAutoencoder, x: Tensor, parts: Codes, codes: Tensor, n_prefixes: int
 ) -> Tensor:
     """``x̂ − x`` of every nested dictionary, shape (n, n_prefixes, n_features)."""
-    if ends is None:
-        return (at.decode(codes, model.dictionary) + (model.offset - x)).unsqueeze(1)
-    assert isinstance(at, Sparse), "only k-sparse codes are nested"
-    parts = at.split(ends).decode(codes, model.dictionary)
-    parts = parts.view(len(x), len(ends), -1).cumsum(1)
-    return parts + (model.offset - x).unsqueeze(1)
+    sums = parts.decode(codes, model.dictionary).view(len(x), n_prefixes, -1)
+    if n_prefixes > 1:
+        sums = sums.cumsum(1)
+    return sums.add_((model.offset - x).unsqueeze(1))
 
 
 def _backward(

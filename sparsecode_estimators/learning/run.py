@@ -13,7 +13,7 @@ from torch import Tensor
 from .activations import BatchTopK, TopK
 from .batches import Rows, epoch
 from .checkpoint import Checkpoint
-from .codes import Choice
+from .codes import Workspace
 from .dead import LOOK_EVERY, DeadLatents
 from .encoders import SparseAutoencoder
 from .gradients import Step, factored, whole
@@ -146,7 +146,7 @@ class Run:
         self.model, self.sources, self.settings = model, sources, settings
         self.generator, self.optimizer, self.dead = generator, optimizer, dead
         self.n_rows = len(sources[0])
-        self.choice = Choice()
+        self.work = Workspace()
         self.iteration, self.end = 0, settings.max_iter
         self.best, self.waited = math.inf, 0
         self.history = History(optimizer, torch.zeros_like(dead.silent_for, dtype=torch.float64))
@@ -197,7 +197,7 @@ class Run:
         sizes, ends = settings.prefix_sizes, None
         if sizes is not None:
             ends = torch.tensor(sizes, device=batch[0].device)
-        return factored(model, batch[0], alpha, self.dead, settings.aux_alpha, self.choice, ends)
+        return factored(model, batch[0], alpha, self.dead, settings.aux_alpha, self.work, ends)
 
     def _set_k(self, share: float) -> None:
         """The number of active codes falls to what was asked for."""
@@ -284,7 +284,7 @@ class Run:
         }
         numbers = {name: getattr(self, name) for name in _NUMBERS}
         numbers["epochs"] = [asdict(seen) for seen in self.history.epochs]
-        numbers["steps_dense"] = self.choice.steps_dense
+        numbers["steps_dense"] = self.work.steps_dense
         numbers["dead_steps"] = self.dead.steps
         return tensors, numbers
 
@@ -305,7 +305,7 @@ class Run:
         for name in _NUMBERS:
             setattr(self, name, numbers[name])
         self.history.epochs = [Epoch(**seen) for seen in numbers["epochs"]]
-        self.choice.steps_dense = numbers["steps_dense"]
+        self.work.steps_dense = numbers["steps_dense"]
         self.dead.steps = numbers["dead_steps"]
         self.generator.set_state(self.order)
 

@@ -1,0 +1,150 @@
+"""Which entries of a row are large, sixteen at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .cpu_jit import compiled, inlined, part
+from .cpu_vectors import (
+    WIDTH,
+    absolute,
+    at_least,
+    bare,
+    bits,
+    how_many,
+    load,
+    lowest,
+    maximum,
+    more_than,
+    plus,
+    splat,
+    store,
+)
+
+GROUPS = 4  # maxima of so many groups for each entry that is looked for
+
+
+@inlined
+def _score(scores, start, bias, j, signed):
+    """Scores of a row from column j on, with their bias."""
+    v = plus(load(scores, start + j), scores.dtype.type(1), load(bias, j))
+    return absolute(v) if signed else v
+
+
+@part
+def _kth_largest(values, n, k):
+    """The k-th largest of the first ``n`` values, which are put in another order (Hoare)."""
+    low, high = 0, n - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            break
+    return values[k - 1]
+
+
+@part
+def _lower_bound(scores, start, bias, n_components, signed, k, top):
+    """A number that the k-th largest score of the row is not below.
+
+    Column j belongs to group j modulo the number of groups, and the k-th largest of the
+    groups' maxima is such a number.
+    """
+    n_groups = min(len(top), n_components // WIDTH * WIDTH)
+    if n_groups < k:
+        return -np.inf
+    for g in range(0, n_groups, WIDTH):
+        best = _score(scores, start, bias, g, signed)
+        for j in range(g + n_groups, n_components - WIDTH + 1, n_groups):
+            best = maximum(best, _score(scores, start, bias, j, signed))
+        store(top, g, best)
+    return _kth_largest(top, n_groups, k)
+
+
+@compiled
+def places_of_largest(rows, scores, bias, signs, atoms):
+    """The ``k`` largest scores of each row, by absolute value if signs count; of equal ones the
+    first. A score is an entry with the bias of its column.
+    """
+    scores, bias, atoms, signed = bare(scores), bare(bias), bare(atoms), signs[0]
+    n_components, k = scores.shape[1], atoms.shape[1]
+    top = np.empty(-(-GROUPS * k // WIDTH) * WIDTH, scores.dtype)
+    found, values = np.empty(n_components, np.int64), np.empty(n_components, scores.dtype)
+    kept = np.empty(n_components, scores.dtype)
+    for row in rows:
+        start, n = row * n_components, 0
+        least = scores.dtype.type(_lower_bound(scores, start, bias, n_components, signed, k, top))
+        whole = n_components // WIDTH * WIDTH
+        for j in range(0, whole, WIDTH):
+            some = bits(at_least(_score(scores, start, bias, j, signed), splat(least)))
+            while some:
+                found[n] = j + lowest(some)
+                some &= some - 1
+                n += 1
+        for j in range(whole, n_components):
+            v = scores[row, j] + bias[j]
+            if (abs(v) if signed else v) >= least:
+                found[n] = j
+                n += 1
+        for i in range(n):
+            v = scores[row, found[i]] + bias[found[i]]
+            values[i] = abs(v) if signed else v
+        kept[:n] = values[:n]
+        least = _kth_largest(kept, n, k)
+        ties = k
+        for i in range(n):
+            ties -= values[i] > least
+        m = 0
+        for i in range(n):
+            if values[i] > least or (values[i] == least and ties > 0):
+                ties -= values[i] == least
+                atoms[row, m] = found[i]
+                m += 1
+
+
+@compiled
+def count_above(rows, scores, floor, counts):
+    """How many entries of each row are above the floor of their column, one place on."""
+    scores, floor = bare(scores), bare(floor)
+    n_components = scores.shape[1]
+    whole = n_components // WIDTH * WIDTH
+    for row in rows:
+        start, n = row * n_components, 0
+        for j in range(0, whole, WIDTH):
+            n += how_many(bits(more_than(load(scores, start + j), load(floor, j))))
+        for j in range(whole, n_components):
+            n += scores[row, j] > floor[j]
+        counts[row + 1] = n
+
+
+@compiled
+def places_above(rows, scores, floor, starts, atoms):
+    """Columns of these entries."""
+    scores, floor, atoms = bare(scores), bare(floor), bare(atoms)
+    n_components = scores.shape[1]
+    whole = n_components // WIDTH * WIDTH
+    for row in rows:
+        start, n = row * n_components, starts[row]
+        for j in range(0, whole, WIDTH):
+            some = bits(more_than(load(scores, start + j), load(floor, j)))
+            while some:
+                atoms[n] = j + lowest(some)
+                some &= some - 1
+                n += 1
+        for j in range(whole, n_components):
+            if scores[row, j] > floor[j]:
+                atoms[n] = j
+                n += 1
