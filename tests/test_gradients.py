@@ -102,7 +102,7 @@ def parameters(model):
 
 def assert_same(step, loss, codes, model, *, more=0.0):
     torch.testing.assert_close(step.loss, loss.detach())
-    torch.testing.assert_close(step.counts, (codes != 0).sum(0).double())
+    torch.testing.assert_close(step.counts.double(), (codes != 0).sum(0).double())
     wanted = torch.autograd.grad(loss + more, parameters(model))
     for parameter, gradient in zip(parameters(model), wanted, strict=True):
         torch.testing.assert_close(step.gradients[parameter], gradient, rtol=1e-9, atol=1e-11)

@@ -46,8 +46,12 @@ class Activation(nn.Module):
         """Codes that have to reconstruct the rows beside the true ones; None: there are none."""
         return None
 
+    def price(self, alpha: float) -> float:
+        """What a unit of each code costs."""
+        return 0.0
+
     def penalty(self, v: Tensor, codes: Tensor, at: Codes, alpha: float) -> Tensor | None:
-        """What all codes of the batch cost; None: nothing."""
+        """What all codes of the batch cost beyond their price; None: nothing."""
         return None
 
     def forward(self, pre: Tensor) -> Tensor:
@@ -84,8 +88,11 @@ class ReLU(Activation):
         super().__init__()
         self.bounded = bounded
 
-    def penalty(self, v: Tensor, codes: Tensor, at: Codes, alpha: float) -> Tensor:
-        return _bounded(codes, alpha) if self.bounded else alpha * codes.sum()
+    def price(self, alpha: float) -> float:
+        return 0.0 if self.bounded else alpha
+
+    def penalty(self, v: Tensor, codes: Tensor, at: Codes, alpha: float) -> Tensor | None:
+        return _bounded(codes, alpha) if self.bounded else None
 
 
 class TopK(Activation):

@@ -32,6 +32,10 @@ class Dense:
         """Sums over the rows, shape (n_components,)."""
         return values.sum(0)
 
+    def counts(self, values: Tensor) -> Tensor:
+        """How many of them are not zero, shape (n_components,)."""
+        return values.count_nonzero(0)
+
     def decode(self, values: Tensor, D: Tensor) -> Tensor:
         """``SD``, shape (n, n_features)."""
         return values @ D
@@ -84,6 +88,10 @@ class Sparse:
         """Sums over the rows, shape (n_components,)."""
         total = values.new_zeros(self.n_components)
         return total.index_add_(0, self.places.atoms, values)
+
+    def counts(self, values: Tensor) -> Tensor:
+        """How many of them are not zero, shape (n_components,)."""
+        return self.per_atom((values != 0).to(values))
 
     def decode(self, values: Tensor, D: Tensor) -> Tensor:
         """``SD``, shape (n, n_features)."""

@@ -101,6 +101,10 @@ def factored(
         energy = 0.5 * last.square().sum() / len(x)
         loss = energy if n_prefixes == 1 else 0.5 * error.square().sum() / (len(x) * n_prefixes)
         by_codes = parts.products(flat, model.dictionary)
+        price = model.activation.price(alpha) / len(x)
+        if price:
+            by_codes += price
+            loss = loss + price * codes.sum()
         by_v, by_activation, more = _backward(model, x, active, by_codes)
         gradients = {
             model.dictionary: parts.rows_by_atom(codes, flat),
@@ -117,7 +121,7 @@ def factored(
                 by_hidden += auxiliary.by_pre @ weight[auxiliary.latents]
         if by_hidden is None:
             gradients[model.offset] -= gradients[model.biases[-1]] @ weight
-        counts = at.per_atom((codes != 0).to(codes))
+        counts = at.counts(codes)
     if by_hidden is not None:
         below = [*model.weights[:-1], *model.biases[:-1], model.offset]
         for p, g in zip(below, torch.autograd.grad(hidden, below, by_hidden), strict=True):
