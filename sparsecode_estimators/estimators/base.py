@@ -20,7 +20,9 @@ from .arrays import Rows, collect, read_codes, read_rows, resolve_device, to_ten
 # optimum and can afford a small penalty, which biases their codes little. An encoder of one
 # pass cannot: with a small penalty it fits the rows with dense codes and loses the sources.
 SOLVER_ALPHA_FRACTION = 0.01
+# A penalty that does not shrink codes (or shrinks only those of a gate) can be larger.
 ENCODER_ALPHA_FRACTION = 0.1
+UNSHRUNK_ALPHA_FRACTION = 0.25
 SAMPLE_ROWS = 16384  # rows that statistics of the start are taken from
 ALPHA_WORK = 2**31  # most multiplications for "auto", if these are enough for some rows:
 LEAST_ROWS = 512

@@ -45,9 +45,10 @@ class MLPEncoder(BaseSparseEncoder):
         reconstruct on its own (Matryoshka). The whole dictionary is always one of them, and
         stands for sizes above n_components.
     alpha : float >= 0 or "auto", default="auto"
-        Weight of ``‖s‖₁`` on the scale of x. "auto": 10 % of the median ``alpha_max`` of the
-        training rows under the starting dictionary, so that multiplying X by a number
-        multiplies the codes by it. (Solvers take 1 %: give a number to compare with them.)
+        Weight of the penalty on the scale of x. "auto": 10 % of the median ``alpha_max`` of the
+        training rows under the starting dictionary, 25 % for "jumprelu", "gated" and "tanh",
+        which do not shrink codes, so that multiplying X by a number multiplies the codes by it.
+        (Solvers take 1 %: give a number to compare with them.)
     dictionary : array-like of shape (n_components, n_features), callable or None, default=None
         Known dictionary, kept fixed: only the encoder is trained. A callable gets
         ``(n_components, n_features)`` and returns the array.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted, check_scalar
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
@@ -19,11 +18,9 @@ from ..learning.dead import DeadLatents
 from ..learning.encoders import SparseAutoencoder, initial_layers
 from ..learning.loop import train, trained
 from ..learning.optimizers import Adam
-from ..learning.run import Diverged, History, Settings
+from ..learning.run import Diverged, History
 from .arrays import Rows, read_rows, read_targets, resolve_device, to_array, to_tensor
 from .attributes import (
-    K_SPARSE,
-    PENALTIES,
     fitted_activation,
     history_of,
     initial_activation,
@@ -31,16 +28,15 @@ from .attributes import (
     store_activation,
 )
 from .base import (
-    ENCODER_ALPHA_FRACTION,
     SAMPLE_ROWS,
-    BaseSparseCoder,
     Encode,
     auto_alpha,
     make_generator,
 )
-from .validation import Interval, StrOptions, _fit_context, given_dictionary
+from .callbacks import CallbackSupportMixin, Watch
+from .parameters import TrainingParameters
+from .validation import _fit_context, given_dictionary
 
-_AUTO_BATCH = 256
 _MAX_DEAD_AFTER = 10_000_000
 
 
@@ -54,7 +50,7 @@ class _Run:
     alpha: float
 
 
-class BaseSparseEncoder(BaseSparseCoder):
+class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
     """Encoders with parameters: one way to start, train, resume and hand them out.
 
     Training runs on ``X/σ``, σ being the root mean square of the centred training
@@ -62,41 +58,6 @@ class BaseSparseEncoder(BaseSparseCoder):
     learning rate means the same for every X, and multiplying X by a number multiplies
     the codes by it and changes nothing else.
     """
-
-    _parameter_constraints: ClassVar[dict] = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "activation": [StrOptions({"relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated"})],
-        "penalty": [StrOptions({"auto", "l1", "l0", "tanh"})],
-        "prefix_sizes": ["array-like", None],
-        "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
-        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "dictionary": ["array-like", callable, None],
-        "dict_init": ["array-like", None],
-        "objective": [StrOptions({"reconstruction", "codes"})],
-        "fit_intercept": ["boolean", StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "learning_rate": [StrOptions({"decay", "constant", "linear", "cosine"})],
-        "learning_rate_warmup": [Interval(Real, 0, 1, closed="both")],
-        "sparsity_warmup": [Interval(Real, 0, 1, closed="both")],
-        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "optimizer": [StrOptions({"adam"})],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "warm_start": ["boolean"],
-        "dead_after": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "aux_alpha": [Interval(Real, 0, None, closed="left")],
-        "sparse_output": ["boolean"],
-        "random_state": ["random_state"],
-        "device": [str, torch.device],
-        "precision": [StrOptions({"float32", "float64"})],
-        "checkpoint": [str, os.PathLike, None],
-        "checkpoint_seconds": [Interval(Real, 0, None, closed="left")],
-        "checkpoint_steps": [Interval(Integral, 1, None, closed="left"), None],
-        "verbose": ["verbose"],
-    }
 
     # Whether codes depend on the dictionary: then it cannot be found after training.
     _encodes_by_dictionary: ClassVar[bool] = False
@@ -108,11 +69,6 @@ class BaseSparseEncoder(BaseSparseCoder):
     def _shapes(self, n_features: int, n_components: int) -> list[tuple[int, ...]]:
         """Shapes of ``encoder_coefs_``."""
         return list(itertools.pairwise([n_features, *self._hidden(), n_components]))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = self.objective == "codes"
-        return tags
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> BaseSparseEncoder:
@@ -172,8 +128,15 @@ class BaseSparseEncoder(BaseSparseCoder):
             for source in (rows, targets)
             if source is not None
         )
-        settings = self._settings(run, len(rows), n_epochs, decay)
+        settings = self._settings(
+            run.alpha / run.scale, len(run.model.dictionary), run.dead.dead_after, len(rows),
+            n_epochs, decay=decay,
+        )  # fmt: skip
         keep = kept_run(self, rows) if decay and self.checkpoint is not None else None
+        watch = Watch(
+            self, X, y, n_epochs, run.scale, (len(rows), rows.n_features),
+            lambda history: self._as_fitted(run, history, rows, known), callbacks=decay,
+        )  # fmt: skip
         diverged = None
         try:
             history = train(
@@ -186,7 +149,7 @@ class BaseSparseEncoder(BaseSparseCoder):
                 else None,
                 dead=run.dead,
                 checkpoint=keep,
-                report=lambda i, epoch: self._report(i, n_epochs, epoch.loss * run.scale**2),
+                watch=watch,
             )
         except Diverged as error:
             history, diverged = error.history, error
@@ -197,62 +160,8 @@ class BaseSparseEncoder(BaseSparseCoder):
         self._store(run, history, rows, known, resume=resume)
         if diverged is not None:
             raise diverged
+        watch.close()
         return self
-
-    def _check_combinations(self) -> None:
-        name, k_sparse = self.activation, self.activation in K_SPARSE
-        if not k_sparse and self.n_nonzero_coefs is not None:
-            raise ValueError(
-                f"n_nonzero_coefs={self.n_nonzero_coefs} is for activation='topk' and the like: "
-                f"leave it None with activation={name!r} and set the sparsity by alpha."
-            )
-        if self.penalty != "auto" and self.penalty not in PENALTIES.get(name, ()):
-            allowed = ", ".join(map(repr, ("auto", *PENALTIES.get(name, ()))))
-            raise ValueError(
-                f"penalty={self.penalty!r} does not go with activation={name!r}: choose {allowed}."
-            )
-        if self.prefix_sizes is not None and name not in ("topk", "batch_topk"):
-            raise ValueError(
-                f"prefix_sizes={self.prefix_sizes!r} nest k-sparse codes, not those of "
-                f"activation={name!r}: set activation='topk' or 'batch_topk', or prefix_sizes=None."
-            )
-        if self.prefix_sizes is not None and self.objective == "codes":
-            raise ValueError(
-                f"prefix_sizes={self.prefix_sizes!r} nest reconstructions, and objective='codes' "
-                "has none: set prefix_sizes=None, or objective='reconstruction'."
-            )
-        if self.dictionary is not None and self.dict_init is not None:
-            raise ValueError(
-                "dictionary is kept fixed, so dict_init would go unused: give only one of them."
-            )
-
-    def _ends(self, n_components: int) -> tuple[int, ...] | None:
-        """Sizes of the nested dictionaries, the whole one last."""
-        if self.prefix_sizes is None:
-            return None
-        ends = tuple(
-            int(check_scalar(n, f"prefix_sizes[{i}]", Integral, min_val=1))
-            for i, n in enumerate(self.prefix_sizes)
-        )
-        if any(b <= a for a, b in itertools.pairwise(ends)):
-            raise ValueError(f"prefix_sizes={self.prefix_sizes!r} must rise: sort them.")
-        return (*(n for n in ends if n < n_components), n_components)
-
-    def _learns_offset(self) -> bool:
-        if self.fit_intercept == "auto":
-            return self.dictionary is None and self.objective == "reconstruction"
-        return bool(self.fit_intercept)
-
-    @property
-    def positive_code(self) -> bool:
-        """Whether codes are never negative."""
-        return bool(self.activation != "abs_topk")
-
-    def _sparsity(self) -> int | None:
-        if self.activation not in K_SPARSE:
-            return None
-        # scikit-learn's rule for OMP: a tenth of the features
-        return self.n_nonzero_coefs or max(1, self.n_features_in_ // 10)
 
     def _start(
         self,
@@ -265,7 +174,8 @@ class BaseSparseEncoder(BaseSparseCoder):
         x = work.sample(SAMPLE_ROWS)
         offset = x.mean(0) if self._learns_offset() else x.new_zeros(x.shape[1])
         centred = x - offset
-        scale = centred.double().square().mean().sqrt().item() or 1.0
+        length = torch.linalg.vector_norm(centred, dtype=torch.float64).item()
+        scale = length / centred.numel() ** 0.5 or 1.0
         if targets is not None and self.dictionary is None and self._encodes_by_dictionary:
             D = least_squares_dictionary(work.paired(targets), offset)
         elif given is not None:
@@ -275,7 +185,7 @@ class BaseSparseEncoder(BaseSparseCoder):
             D = initial_dictionary(centred, n_components or 8 * work.n_features, generator)
         alpha = self.alpha
         if alpha == "auto":
-            alpha = auto_alpha(centred, D, ENCODER_ALPHA_FRACTION, positive=True)
+            alpha = auto_alpha(centred, D, self._alpha_fraction(), positive=True)
         return _Run(
             model=self._initial_module(D, offset / scale, alpha / scale, generator),
             dead=self._dead(torch.zeros(len(D), dtype=torch.int64, device=work.device), len(work)),
@@ -318,27 +228,6 @@ class BaseSparseEncoder(BaseSparseCoder):
         after = min(2 * n, _MAX_DEAD_AFTER) if self.dead_after == "auto" else self.dead_after
         k_aux = min(max(1, self.n_features_in_ // 2), len(silent_for))
         return DeadLatents(silent_for, after, k_aux)
-
-    def _settings(self, run: _Run, n: int, n_epochs: int, decay: bool) -> Settings:
-        return Settings(
-            objective=self.objective,
-            alpha=run.alpha / run.scale,
-            learn_dictionary=self.dictionary is None,
-            learn_offset=self._learns_offset(),
-            max_iter=n_epochs,
-            batch_size=min(_AUTO_BATCH if self.batch_size == "auto" else self.batch_size, n),
-            learning_rate=self.learning_rate_init,
-            schedule=self.learning_rate if decay else "constant",
-            warmup=self.learning_rate_warmup if decay else 0.0,
-            sparsity_warmup=self.sparsity_warmup if decay else 0.0,
-            max_grad_norm=self.max_grad_norm,
-            prefix_sizes=self._ends(len(run.model.dictionary)),
-            tol=self.tol,
-            n_iter_no_change=self.n_iter_no_change,
-            shuffle=self.shuffle,
-            dead_after=run.dead.dead_after,
-            aux_alpha=self.aux_alpha,
-        )
 
     def _initial_module(
         self, D: Tensor, offset: Tensor, alpha: float, generator: torch.Generator
@@ -390,9 +279,14 @@ class BaseSparseEncoder(BaseSparseCoder):
             for tensors in (state.means, state.squares, state.steps)
         )
 
-    def _report(self, iteration: int, n_epochs: int, loss: float) -> None:
-        if self.verbose:
-            print(f"epoch {iteration + 1}/{n_epochs}: loss {loss:.6g}")  # noqa: T201
+    def _as_fitted(
+        self, run: _Run, history: History, rows: Rows, known: np.ndarray | None
+    ) -> dict[str, Any]:
+        """The attributes, if training ended now."""
+        twin, model = copy.copy(self), copy.deepcopy(run.model)
+        model.rescale_(run.scale)
+        twin._store(replace(run, model=model), history, rows, known, resume=False)
+        return {k: v for k, v in vars(twin).items() if k not in vars(self) or k.endswith("_")}
 
     def _encoder(self, rows: Rows) -> Encode:
         return self._to_model(rows).encode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
@@ -11,7 +11,18 @@ from .checkpoint import Checkpoint
 from .dead import DeadLatents, fit_latents
 from .encoders import SparseAutoencoder
 from .optimizers import Adam
-from .run import Epoch, History, Run, Settings, trained
+from .run import History, Run, Settings, trained
+
+
+class Watch(Protocol):
+    """Hears of the epochs of a run."""
+
+    def begin(self) -> None:
+        """An epoch begins."""
+
+    def end(self, iteration: int, history: History) -> bool:
+        """An epoch has ended. Whether it is to be the last."""
+        ...
 
 
 def train(
@@ -23,7 +34,7 @@ def train(
     optimizer: Adam | None,
     dead: DeadLatents,
     checkpoint: Checkpoint | None = None,
-    report: Callable[[int, Epoch], None] = lambda iteration, epoch: None,
+    watch: Watch | None = None,
 ) -> History:
     """Train ``model`` in place.
 
@@ -41,8 +52,8 @@ def train(
         Counts since when latents are silent; goes on from where it stands.
     checkpoint : Checkpoint or None
         Where the run is kept, and gone on with if it was interrupted.
-    report : callable
-        Called with the number of every epoch and what it has seen.
+    watch : Watch or None
+        Hears of every epoch, and may end the run.
 
     Raises
     ------
@@ -58,8 +69,11 @@ def train(
     if checkpoint is not None:
         run.restore(checkpoint.load(model.dictionary.device))
     while run.iteration < run.end:
+        if watch is not None:
+            watch.begin()
         run.epoch(checkpoint)
-        report(run.iteration - 1, run.history.epochs[-1])
+        if watch is not None and watch.end(run.iteration - 1, run.history):
+            run.end = run.iteration
     if checkpoint is not None:
         checkpoint.save(*run.state())
     return run.history

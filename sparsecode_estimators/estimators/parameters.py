@@ -1,0 +1,152 @@
+"""Parameters of the encoders that are trained: their ranges, and which go together."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import torch
+from sklearn.utils.validation import check_scalar
+
+from ..learning.run import Settings
+from .attributes import K_SPARSE, PENALTIES
+from .base import ENCODER_ALPHA_FRACTION, UNSHRUNK_ALPHA_FRACTION, BaseSparseCoder
+from .validation import Interval, StrOptions
+
+_AUTO_BATCH = 256
+
+
+class TrainingParameters(BaseSparseCoder):
+    """What SAE, MLP and unrolled encoder have in common before they are trained."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "activation": [StrOptions({"relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated"})],
+        "penalty": [StrOptions({"auto", "l1", "l0", "tanh"})],
+        "prefix_sizes": ["array-like", None],
+        "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "dictionary": ["array-like", callable, None],
+        "dict_init": ["array-like", None],
+        "objective": [StrOptions({"reconstruction", "codes"})],
+        "fit_intercept": ["boolean", StrOptions({"auto"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [StrOptions({"decay", "constant", "linear", "cosine"})],
+        "learning_rate_warmup": [Interval(Real, 0, 1, closed="both")],
+        "sparsity_warmup": [Interval(Real, 0, 1, closed="both")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "optimizer": [StrOptions({"adam"})],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "warm_start": ["boolean"],
+        "dead_after": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "aux_alpha": [Interval(Real, 0, None, closed="left")],
+        "sparse_output": ["boolean"],
+        "random_state": ["random_state"],
+        "device": [str, torch.device],
+        "precision": [StrOptions({"float32", "float64"})],
+        "checkpoint": [str, os.PathLike, None],
+        "checkpoint_seconds": [Interval(Real, 0, None, closed="left")],
+        "checkpoint_steps": [Interval(Integral, 1, None, closed="left"), None],
+        "verbose": ["verbose"],
+    }
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.objective == "codes"
+        return tags
+
+    def _check_combinations(self) -> None:
+        name, k_sparse = self.activation, self.activation in K_SPARSE
+        if not k_sparse and self.n_nonzero_coefs is not None:
+            raise ValueError(
+                f"n_nonzero_coefs={self.n_nonzero_coefs} is for activation='topk' and the like: "
+                f"leave it None with activation={name!r} and set the sparsity by alpha."
+            )
+        if self.penalty != "auto" and self.penalty not in PENALTIES.get(name, ()):
+            allowed = ", ".join(map(repr, ("auto", *PENALTIES.get(name, ()))))
+            raise ValueError(
+                f"penalty={self.penalty!r} does not go with activation={name!r}: choose {allowed}."
+            )
+        if self.prefix_sizes is not None and name not in ("topk", "batch_topk"):
+            raise ValueError(
+                f"prefix_sizes={self.prefix_sizes!r} nest k-sparse codes, not those of "
+                f"activation={name!r}: set activation='topk' or 'batch_topk', or prefix_sizes=None."
+            )
+        if self.prefix_sizes is not None and self.objective == "codes":
+            raise ValueError(
+                f"prefix_sizes={self.prefix_sizes!r} nest reconstructions, and objective='codes' "
+                "has none: set prefix_sizes=None, or objective='reconstruction'."
+            )
+        if self.dictionary is not None and self.dict_init is not None:
+            raise ValueError(
+                "dictionary is kept fixed, so dict_init would go unused: give only one of them."
+            )
+
+    def _ends(self, n_components: int) -> tuple[int, ...] | None:
+        """Sizes of the nested dictionaries, the whole one last."""
+        if self.prefix_sizes is None:
+            return None
+        ends = tuple(
+            int(check_scalar(n, f"prefix_sizes[{i}]", Integral, min_val=1))
+            for i, n in enumerate(self.prefix_sizes)
+        )
+        if any(b <= a for a, b in itertools.pairwise(ends)):
+            raise ValueError(f"prefix_sizes={self.prefix_sizes!r} must rise: sort them.")
+        return (*(n for n in ends if n < n_components), n_components)
+
+    def _learns_offset(self) -> bool:
+        if self.fit_intercept == "auto":
+            return self.dictionary is None and self.objective == "reconstruction"
+        return bool(self.fit_intercept)
+
+    def _alpha_fraction(self) -> float:
+        """What "auto" takes of the median ``alpha_max``."""
+        shrinks = self.activation not in ("jumprelu", "gated") and self.penalty != "tanh"
+        return ENCODER_ALPHA_FRACTION if shrinks else UNSHRUNK_ALPHA_FRACTION
+
+    @property
+    def positive_code(self) -> bool:
+        """Whether codes are never negative."""
+        return bool(self.activation != "abs_topk")
+
+    def _sparsity(self) -> int | None:
+        if self.activation not in K_SPARSE:
+            return None
+        # scikit-learn's rule for OMP: a tenth of the features
+        return self.n_nonzero_coefs or max(1, self.n_features_in_ // 10)
+
+    def _settings(
+        self,
+        alpha: float,
+        n_components: int,
+        dead_after: int,
+        n: int,
+        n_epochs: int,
+        *,
+        decay: bool,
+    ) -> Settings:
+        return Settings(
+            objective=self.objective,
+            alpha=alpha,
+            learn_dictionary=self.dictionary is None,
+            learn_offset=self._learns_offset(),
+            max_iter=n_epochs,
+            batch_size=min(_AUTO_BATCH if self.batch_size == "auto" else self.batch_size, n),
+            learning_rate=self.learning_rate_init,
+            schedule=self.learning_rate if decay else "constant",
+            warmup=self.learning_rate_warmup if decay else 0.0,
+            sparsity_warmup=self.sparsity_warmup if decay else 0.0,
+            max_grad_norm=self.max_grad_norm,
+            prefix_sizes=self._ends(n_components),
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            shuffle=self.shuffle,
+            dead_after=dead_after,
+            aux_alpha=self.aux_alpha,
+        )
