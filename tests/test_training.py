@@ -240,6 +240,21 @@ def test_verbose_prints_one_line_an_epoch(capsys):
     assert not capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("cls", "variant"), ALL)
+def test_sparse_codes_are_the_dense_ones(cls, variant):
+    encoder = cls(16, **VARIANTS[variant], **SMALL).fit(X)
+    dense = encoder.transform(X)
+    sparse = encoder.set_params(sparse_output=True).transform(X)
+    assert sparse.format == "csr"
+    assert sparse.has_canonical_format
+    assert sparse.nnz == (dense != 0).sum()
+    np.testing.assert_allclose(sparse.toarray(), dense, atol=1e-12)
+    tensor = encoder.transform(torch.tensor(X))
+    assert tensor.is_sparse
+    np.testing.assert_allclose(tensor.to_dense(), dense, atol=1e-12)
+    np.testing.assert_allclose(encoder.transform(X[:1]).toarray(), dense[:1], atol=1e-12)
+
+
 @settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),

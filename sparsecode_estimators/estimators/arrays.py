@@ -12,6 +12,7 @@ from sklearn import get_config
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
+from ..kernels.sparse import Places
 from ..learning.batches import sample
 
 # Numbers in one batch of codes or rows: large enough for the matrix products,
@@ -231,14 +232,13 @@ def to_array(tensor: Tensor, rows: Rows) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().to("cpu", rows.dtype).numpy())
 
 
-def collect(
-    parts: Iterator[Tensor], X: Any, rows: Rows, width: int, *, sparse: bool = False
-) -> Any:
+def collect(parts: Iterator[Any], X: Any, rows: Rows, width: int, *, sparse: bool = False) -> Any:
     """Put batches together as the caller's kind: tensor, array, or sparse.
 
     Parameters
     ----------
     parts : iterator of Tensor of shape (n_i, width)
+        With ``sparse`` also of places and the values there.
     X : object
         What the caller gave.
     rows : Rows
@@ -248,10 +248,10 @@ def collect(
         CSR for arrays, COO for tensors; the dense whole is never built.
     """
     if isinstance(X, Tensor):
-        tensors = [part.to(X.device) for part in parts]
-        return torch.cat([t.to_sparse() for t in tensors] if sparse else tensors)
+        tensors = [_coo(part, width) if sparse else part for part in parts]
+        return torch.cat([t.to(X.device) for t in tensors])
     if sparse:
-        blocks = [_csr(part.cpu().numpy()) for part in parts]
+        blocks = [_csr(part, width) for part in parts]
         return blocks[0] if len(blocks) == 1 else sp.vstack(blocks, format="csr")
     result, done = None, 0
     for part in parts:
@@ -264,10 +264,30 @@ def collect(
     return result
 
 
-def _csr(block: np.ndarray) -> Any:
+def _coo(part: Tensor | tuple[Places, Tensor], width: int) -> Tensor:
+    """Codes, or places and values, as a sparse tensor."""
+    if isinstance(part, Tensor):
+        return part.to_sparse()
+    places, values = part
+    keep = values != 0
+    indices = torch.stack([places.rows, places.atoms])[:, keep]
+    shape = len(places.starts) - 1, width
+    return torch.sparse_coo_tensor(
+        indices, values[keep], shape, is_coalesced=True, check_invariants=True
+    )
+
+
+def _csr(part: Tensor | tuple[Places, Tensor], width: int) -> Any:
     """CSR of the interface that scikit-learn is configured to (1.9: ``sparse_interface``)."""
     kind = get_config().get("sparse_interface", "spmatrix")
-    return sp.csr_array(block) if kind == "sparray" else sp.csr_matrix(block)
+    make = sp.csr_array if kind == "sparray" else sp.csr_matrix
+    if isinstance(part, Tensor):
+        return make(part.cpu().numpy())
+    places, values = part
+    arrays = (t.cpu().numpy() for t in (values, places.atoms, places.starts))
+    block = make(tuple(arrays), shape=(len(places.starts) - 1, width))
+    block.eliminate_zeros()
+    return block
 
 
 def _numpy_dtype(dtype: torch.dtype) -> type[np.floating]:

@@ -59,6 +59,10 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _encoder(self, rows: Rows) -> Encode:
         """Function from a batch of rows to their codes, its parameters on the rows' device."""
 
+    def _sparse_encoder(self, rows: Rows) -> Callable[[Tensor], Any]:
+        """The same for ``sparse_output``: all codes, or places and values."""
+        return self._encoder(rows)
+
     def _sparsity(self) -> int | None:
         """Most non-zero codes of a row, None if only the penalty limits them."""
         return None
@@ -95,7 +99,7 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         check_is_fitted(self)
         rows = read_rows(self, X, reset=False, device=self.device)
-        encode = self._encoder(rows)
+        encode = self._sparse_encoder(rows) if self.sparse_output else self._encoder(rows)
         with torch.no_grad():
             parts = (encode(batch) for batch in rows.batches(self._n_features_out))
             codes = collect(parts, X, rows, self._n_features_out, sparse=self.sparse_output)

@@ -291,6 +291,9 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
     def _encoder(self, rows: Rows) -> Encode:
         return self._to_model(rows).encode
 
+    def _sparse_encoder(self, rows: Rows) -> Any:
+        return self._to_model(rows).encode_sparse
+
     def to_module(self, device: str = "auto") -> nn.Module:
         """The trained network as a bare ``torch.nn.Module``.
 

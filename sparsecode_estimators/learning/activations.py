@@ -58,6 +58,10 @@ class Activation(nn.Module):
         """Codes of rows, shape (n, n_components)."""
         return pre.relu()
 
+    def active(self, pre: Tensor, bias: Tensor) -> Sparse:
+        """Where codes of :meth:`forward` are not zero, but for a few places; as :meth:`places`."""
+        return _places_above(pre, -bias)
+
     def rescale_(self, factor: float) -> None:
         """Go over to rows, and codes, that are ``factor`` times as long."""
 
@@ -118,6 +122,8 @@ class TopK(Activation):
         k = min(self.k_now, n_components)
         return Sparse(sparse.largest(pre.detach(), bias, k, signed=self.signed), n_components)
 
+    active = places
+
     def codes(self, v: Tensor, at: Codes) -> Tensor:
         return v if self.signed else v.relu()
 
@@ -168,6 +174,10 @@ class BatchTopK(Activation):
             self.n_seen = self.n_seen + 1
             rate = (1 / self.n_seen).clamp(min=THRESHOLD_MEMORY).to(v)
             self.threshold = self.threshold.to(v) * (1 - rate) + rate * v.min()
+
+    def active(self, pre: Tensor, bias: Tensor) -> Sparse:
+        below = torch.nextafter(self.threshold.to(pre), pre.new_zeros(()))
+        return _places_above(pre, below - bias)
 
     def forward(self, pre: Tensor) -> Tensor:
         return torch.where(pre >= self.threshold.to(pre), pre.relu(), 0.0)
@@ -225,6 +235,9 @@ class JumpReLU(Activation):
     def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Codes:
         floor = (self.threshold.detach() - self.bandwidth / 2).clamp(min=0)
         return work.above(pre, floor - bias)
+
+    def active(self, pre: Tensor, bias: Tensor) -> Sparse:
+        return _places_above(pre, self.threshold - bias)
 
     def codes(self, v: Tensor, at: Codes) -> Tensor:
         return _Jump.apply(v, at.spread(self.threshold), self.bandwidth)
@@ -299,6 +312,10 @@ class Gated(Activation):
     def restart_(self, latents: Tensor, alpha: float) -> None:
         self.log_scale[latents] = 0
         self.shift[latents] = 0
+
+
+def _places_above(pre: Tensor, floor: Tensor) -> Sparse:
+    return Sparse(sparse.above(pre, floor), pre.shape[1])
 
 
 def _bounded(codes: Tensor, alpha: float) -> Tensor:

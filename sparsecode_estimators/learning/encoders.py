@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ..kernels import sparse
+from ..kernels.sparse import Places
 from .activations import Activation
 
 
@@ -67,6 +69,18 @@ class SparseAutoencoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Codes, shape (n, n_components)."""
         return self.activation(self.pre_activations(x))
+
+    @torch.no_grad()
+    def encode_sparse(self, x: Tensor) -> tuple[Places, Tensor]:
+        """Where codes may be non-zero and what they are there; never (n, n_components) codes."""
+        if not self.is_factored:
+            codes = self.encode(x)
+            places = sparse.above(codes.abs(), codes.new_zeros(codes.shape[1]))
+            return places, codes[places.rows, places.atoms]
+        bias = self.biases[-1]
+        pre = self.hidden(x) @ self.weights[-1].T
+        at = self.activation.active(pre, bias)
+        return at.places, self.activation.codes(at.gather(pre) + at.spread(bias), at)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Reconstruction, shape (n, n_features)."""
