@@ -23,7 +23,7 @@ from sparsecode_estimators.learning.atoms import unit
 from sparsecode_estimators.learning.dead import DeadLatents
 from sparsecode_estimators.learning.encoders import SparseAutoencoder
 from sparsecode_estimators.learning.loop import trained
-from sparsecode_estimators.learning.optimizers import Adam
+from sparsecode_estimators.learning.optimizers import OPTIMIZERS
 from sparsecode_estimators.learning.run import Run, Settings
 
 Trainer = tuple[Callable[[Tensor], Any], Callable[[], Callable[[Tensor], tuple[Tensor, Tensor]]]]
@@ -57,7 +57,15 @@ class _Batch:
 
 
 def ours(
-    d: int, N: int, k: int | None, alpha: float, lr: float, total: int, seed: int = 1
+    d: int,
+    N: int,
+    k: int | None,
+    alpha: float,
+    lr: float,
+    total: int,
+    seed: int = 1,
+    *,
+    optimizer: str = "adam",
 ) -> Trainer:
     """The loop of the estimators, a step at a time."""
     generator = torch.Generator().manual_seed(9_000_011 + seed)
@@ -67,12 +75,13 @@ def ours(
     dead = DeadLatents(torch.zeros(N, dtype=torch.int64), max(total // 10, 1), d // 2)
     settings = Settings(
         objective="reconstruction", alpha=alpha, learn_dictionary=True, learn_offset=True,
-        max_iter=10**9, batch_size=10**9, learning_rate=lr, schedule="constant", warmup=0.0,
+        max_iter=10**9, batch_size=10**9, optimizer=optimizer, learning_rate=lr,
+        schedule="constant", warmup=0.0,
         sparsity_warmup=0.0, max_grad_norm=None, prefix_sizes=None, tol=0.0,
         n_iter_no_change=10**9, shuffle=False, dead_after=dead.dead_after, aux_alpha=1 / 32,
     )  # fmt: skip
     run = Run(model, (_Batch(torch.zeros(1, d)),), settings, generator,
-              Adam.fresh(trained(model, settings)), dead)  # fmt: skip
+              OPTIMIZERS[optimizer].fresh(trained(model, settings)), dead)  # fmt: skip
 
     def step(x: Tensor) -> None:
         gradients = run._gradients((x,), 0.0)
@@ -81,6 +90,7 @@ def ours(
             dead.count(gradients.counts, len(x))
 
     def network():
+        run.finish()
         return lambda x: (model(x), model.encode(x))
 
     return step, network

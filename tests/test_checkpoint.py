@@ -22,6 +22,7 @@ VARIANTS = {
     "batch_topk": lambda **kw: SAEEncoder(16, activation="batch_topk", n_nonzero_coefs=3, **kw),
     "jumprelu": lambda **kw: SAEEncoder(16, activation="jumprelu", **kw),
     "gated": lambda **kw: MLPEncoder(16, activation="gated", **kw),
+    "sign": lambda **kw: SAEEncoder(16, optimizer="sign", **kw),
     "unrolled": lambda **kw: UnrolledEncoder(16, **kw),
 }
 OPTIONS = {"max_iter": 6, "batch_size": 64, "random_state": 0, "dead_after": 300}

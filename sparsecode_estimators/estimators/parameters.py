@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from sklearn.utils.validation import check_scalar
 
+from ..learning.optimizers import OPTIMIZERS
 from ..learning.run import Settings
 from .attributes import K_SPARSE, PENALTIES
 from .base import ENCODER_ALPHA_FRACTION, UNSHRUNK_ALPHA_FRACTION, BaseSparseCoder
@@ -39,7 +40,7 @@ class TrainingParameters(BaseSparseCoder):
         "learning_rate_warmup": [Interval(Real, 0, 1, closed="both")],
         "sparsity_warmup": [Interval(Real, 0, 1, closed="both")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "optimizer": [StrOptions({"adam"})],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
@@ -138,6 +139,7 @@ class TrainingParameters(BaseSparseCoder):
             learn_offset=self._learns_offset(),
             max_iter=n_epochs,
             batch_size=min(_AUTO_BATCH if self.batch_size == "auto" else self.batch_size, n),
+            optimizer=self.optimizer,
             learning_rate=self.learning_rate_init,
             schedule=self.learning_rate if decay else "constant",
             warmup=self.learning_rate_warmup if decay else 0.0,

@@ -60,7 +60,7 @@ class SAEEncoder(BaseSparseEncoder):
     batch_size : int >= 1 or "auto", default="auto"
         "auto": 256, or all rows if there are fewer.
     learning_rate_init : float > 0, default=3e-3
-        Of Adam, for X scaled to unit variance.
+        Step size, for X scaled to unit variance.
     learning_rate : {"decay", "constant", "linear", "cosine"}, default="decay"
         "decay": constant, then linearly towards zero in the last third of the steps. "linear",
         "cosine": falling to zero from the first step on.
@@ -73,7 +73,10 @@ class SAEEncoder(BaseSparseEncoder):
     max_grad_norm : float > 0 or None, default=None
         Longer gradients, of all parameters together, are scaled down to this length, for X scaled
         to unit variance.
-    optimizer : {"adam"}, default="adam"
+    optimizer : {"adam", "sign"}, default="adam"
+        "sign": schedule-free sign descent, steps along the signs of gradients and the average of
+        where they lead; half the memory. Rows whose error is five times the median or more have
+        limited weight. It needs no schedule: set ``learning_rate="constant"``.
     tol : float >= 0, default=1e-4
         When the loss has not improved by this share of it for ``n_iter_no_change`` epochs in
         a row, training stops; with ``learning_rate="decay"`` after the rate has fallen.

@@ -17,7 +17,7 @@ from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
 from ..learning.dead import DeadLatents
 from ..learning.encoders import SparseAutoencoder, initial_layers
 from ..learning.loop import train, trained
-from ..learning.optimizers import Adam
+from ..learning.optimizers import OPTIMIZERS, Optimizer
 from ..learning.run import Diverged, History
 from .arrays import Rows, read_rows, read_targets, resolve_device, to_array, to_tensor
 from .attributes import (
@@ -144,7 +144,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
                 sources,
                 settings,
                 generator=generator,
-                optimizer=self._optimizer(run, work, trained(run.model, settings))
+                optimizer=self._resumed_optimizer(work, trained(run.model, settings))
                 if resume
                 else None,
                 dead=run.dead,
@@ -214,14 +214,19 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             alpha=self.alpha_ if self.alpha == "auto" else float(self.alpha),
         )
 
-    def _optimizer(self, run: _Run, work: Rows, params: list[Tensor]) -> Adam:
-        """As it was after the last fit; fresh if other parameters are trained now."""
-        means, squares, steps = (
-            [to_tensor(a, work) for a in arrays] for arrays in self._optimizer_state
-        )
-        if [m.shape for m in means] != [p.shape for p in params]:
-            return Adam.fresh(params)
-        return Adam(params, means, squares, [s.float() for s in steps])
+    def _resumed_optimizer(self, work: Rows, params: list[Tensor]) -> Optimizer:
+        """As it was after the last fit; fresh if it or its parameters are others now."""
+        slots = {
+            name: [to_tensor(a, work) for a in arrays]
+            for name, arrays in self._optimizer_state[1].items()
+        }
+        optimizer = OPTIMIZERS[self.optimizer](params, slots)
+        if self._optimizer_state[0] != self.optimizer or not optimizer.fits(params):
+            return OPTIMIZERS[self.optimizer].fresh(params)
+        if "steps" in slots:
+            slots["steps"] = [t.float() for t in slots["steps"]]
+        optimizer.resume_()
+        return optimizer
 
     def _dead(self, silent_for: Tensor, n: int) -> DeadLatents:
         # two passes without firing; a chunk of partial_fit says little about how many come
@@ -273,17 +278,21 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         self.device_ = str(rows.device)
         self._scale = run.scale
         self._silent_for = run.dead.silent_for.cpu().numpy()
-        state = history.optimizer
-        self._optimizer_state = tuple(
-            [tensor.cpu().numpy() for tensor in tensors]
-            for tensors in (state.means, state.squares, state.steps)
+        self._optimizer_state = (
+            self.optimizer,
+            {
+                name: [tensor.cpu().numpy() for tensor in tensors]
+                for name, tensors in history.optimizer.slots.items()
+            },
         )
 
     def _as_fitted(
         self, run: _Run, history: History, rows: Rows, known: np.ndarray | None
     ) -> dict[str, Any]:
         """The attributes, if training ended now."""
-        twin, model = copy.copy(self), copy.deepcopy(run.model)
+        twin = copy.copy(self)
+        model, optimizer = copy.deepcopy((run.model, history.optimizer))
+        optimizer.finish_()
         model.rescale_(run.scale)
         twin._store(replace(run, model=model), history, rows, known, resume=False)
         return {k: v for k, v in vars(twin).items() if k not in vars(self) or k.endswith("_")}

@@ -11,7 +11,7 @@ from torch import Tensor
 from .atoms import disturbed, unit
 from .batches import Rows, sample
 from .encoders import SparseAutoencoder
-from .optimizers import Adam
+from .optimizers import Optimizer
 
 # steps between two questions to a device, which has to finish its work for an answer
 LOOK_EVERY = defaultdict(lambda: 100, cpu=1)
@@ -102,7 +102,7 @@ class DeadLatents:
         self,
         model: SparseAutoencoder,
         sources: tuple[Rows, ...],
-        optimizer: Adam,
+        optimizer: Optimizer,
         generator: torch.Generator,
         *,
         learn_dictionary: bool,

@@ -23,6 +23,8 @@ from .codes import Codes, Workspace
 from .dead import DeadLatents
 from .encoders import SparseAutoencoder
 
+GUARD = 5  # longest error of a row that counts in full, in medians
+
 
 class Step(NamedTuple):
     """What a batch says.
@@ -63,6 +65,8 @@ def factored(
     aux_alpha: float,
     work: Workspace,
     ends: Tensor | None = None,
+    *,
+    guarded: bool = False,
 ) -> Step:
     r"""Reconstruction loss of an encoder whose last layer is linear.
 
@@ -82,6 +86,9 @@ def factored(
         Of the run.
     ends : Tensor of shape (n_prefixes,) or None
         Ascending, the last one the number of atoms.
+    guarded : bool
+        Whether rows that are far worse than the others have no more weight than ``GUARD`` times
+        the median row. Signs of gradients do not tell that one row makes all of it.
     """
     deep = len(model.weights) > 1
     with torch.set_grad_enabled(deep):
@@ -95,6 +102,8 @@ def factored(
         n_prefixes = 1 if ends is None else len(ends)
         error = _errors(model, x, parts, codes, n_prefixes)
         upstream, last = error / (len(x) * n_prefixes), error[:, -1]
+        if guarded:
+            upstream = upstream * _limited(last)[:, None, None]
         if n_prefixes > 1:  # an atom is in all dictionaries from the first one that has it
             upstream = upstream.flip(1).cumsum(1).flip(1)
         flat = upstream.flatten(0, 1)
@@ -127,6 +136,12 @@ def factored(
         for p, g in zip(below, torch.autograd.grad(hidden, below, by_hidden), strict=True):
             gradients[p] = gradients[p] + g if p in gradients else g
     return Step(loss + more, energy, counts, gradients)
+
+
+def _limited(error: Tensor) -> Tensor:
+    """Factors that bring long errors down to ``GUARD`` times the median length, shape (n,)."""
+    length = error.norm(dim=1)
+    return (GUARD * length.median() / length).nan_to_num(1.0).clamp(max=1.0)
 
 
 def _activate(model: SparseAutoencoder, pre: Tensor, alpha: float, work: Workspace) -> _Active:

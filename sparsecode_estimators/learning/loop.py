@@ -10,7 +10,7 @@ from .batches import Rows
 from .checkpoint import Checkpoint
 from .dead import DeadLatents, fit_latents
 from .encoders import SparseAutoencoder
-from .optimizers import Adam
+from .optimizers import OPTIMIZERS, Optimizer
 from .run import History, Run, Settings, trained
 
 
@@ -31,7 +31,7 @@ def train(
     settings: Settings,
     *,
     generator: torch.Generator,
-    optimizer: Adam | None,
+    optimizer: Optimizer | None,
     dead: DeadLatents,
     checkpoint: Checkpoint | None = None,
     watch: Watch | None = None,
@@ -46,8 +46,8 @@ def train(
     settings : Settings
     generator : torch.Generator
         Order of the rows and revived latents.
-    optimizer : Adam or None
-        Goes on from these moments; None: from zero.
+    optimizer : Optimizer or None
+        Goes on from what it remembers; None: begins.
     dead : DeadLatents
         Counts since when latents are silent; goes on from where it stands.
     checkpoint : Checkpoint or None
@@ -61,19 +61,22 @@ def train(
         When the loss stops being finite.
     """
     if optimizer is None:
-        optimizer = Adam.fresh(trained(model, settings))
+        optimizer = OPTIMIZERS[settings.optimizer].fresh(trained(model, settings))
         if settings.objective == "codes":
             every = torch.arange(len(model.dictionary), device=model.dictionary.device)
             fit_latents(model, sources, every, settings.alpha)
     run = Run(model, sources, settings, generator, optimizer, dead)
     if checkpoint is not None:
         run.restore(checkpoint.load(model.dictionary.device))
-    while run.iteration < run.end:
-        if watch is not None:
-            watch.begin()
-        run.epoch(checkpoint)
-        if watch is not None and watch.end(run.iteration - 1, run.history):
-            run.end = run.iteration
-    if checkpoint is not None:
-        checkpoint.save(*run.state())
+    try:
+        while run.iteration < run.end:
+            if watch is not None:
+                watch.begin()
+            run.epoch(checkpoint)
+            if watch is not None and watch.end(run.iteration - 1, run.history):
+                run.end = run.iteration
+        if checkpoint is not None:
+            checkpoint.save(*run.state())
+    finally:
+        run.finish()
     return run.history

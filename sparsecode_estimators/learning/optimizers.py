@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of Adam
+MIX = 0.95  # β of sign descent
 
 
 def rate(schedule: str, progress: float, warmup: float) -> float:
@@ -36,42 +36,62 @@ def clip_(grads: list[Tensor], largest: float) -> None:
     torch._foreach_mul_(grads, (largest / norm).clamp(max=1.0))
 
 
-@dataclass
-class Adam:
-    """Moments of every parameter that is trained.
-
-    Kingma & Ba (2015), in the fused implementation of torch.
+class Optimizer:
+    """What moves parameters along their gradients.
 
     Parameters
     ----------
     params : list of Tensor
-    means, squares, steps : lists of Tensor
-        One for each parameter.
+    slots : dict of lists of Tensor
+        What it remembers, by name; lists with one tensor for each parameter.
     """
 
-    params: list[Tensor]
-    means: list[Tensor]
-    squares: list[Tensor]
-    steps: list[Tensor]
+    def __init__(self, params: list[Tensor], slots: dict[str, list[Tensor]]) -> None:
+        self.params, self.slots = params, slots
+
+    @classmethod
+    def fresh(cls, params: list[Tensor]) -> Optimizer:
+        """With nothing to remember yet."""
+        raise NotImplementedError
+
+    def step(self, gradients: dict[Tensor, Tensor], learning_rate: float, *, skip: Tensor) -> None:
+        """One step, in place, unless ``skip`` is one."""
+        raise NotImplementedError
+
+    def forget(self, params: list[Tensor], latents: Tensor) -> None:
+        """Begin anew with some latents, rows of these parameters."""
+        raise NotImplementedError
+
+    def finish_(self) -> None:
+        """Put into the parameters what training has come to."""
+
+    def resume_(self) -> None:
+        """Take that back, to go on."""
+
+    def fits(self, params: list[Tensor]) -> bool:
+        """Whether what it remembers is about parameters of these shapes."""
+        shapes = [p.shape for p in params]
+        return any([t.shape for t in slot] == shapes for slot in self.slots.values())
+
+
+class Adam(Optimizer):
+    """Kingma & Ba (2015), in the fused implementation of torch."""
 
     @classmethod
     def fresh(cls, params: list[Tensor]) -> Adam:
-        """Moments of zero."""
         means, squares = ([torch.zeros_like(p) for p in params] for _ in range(2))
-        return cls(params, means, squares, [torch.zeros((), device=p.device) for p in params])
+        steps = [torch.zeros((), device=p.device) for p in params]
+        return cls(params, {"means": means, "squares": squares, "steps": steps})
 
     def step(self, gradients: dict[Tensor, Tensor], learning_rate: float, *, skip: Tensor) -> None:
-        """One step, in place, unless ``skip`` is one.
-
-        The functional form: the class would import a compiler.
-        """
+        # the functional form: the class would import a compiler
         adam(
             self.params,
             [gradients[p].contiguous() for p in self.params],  # in memory order, as parameters
-            self.means,
-            self.squares,
+            self.slots["means"],
+            self.slots["squares"],
             [],
-            self.steps,
+            self.slots["steps"],
             fused=True,
             found_inf=skip,
             amsgrad=False,
@@ -84,9 +104,60 @@ class Adam:
         )
 
     def forget(self, params: list[Tensor], latents: Tensor) -> None:
-        """Drop the moments of some latents, rows of these parameters."""
-        known = {id(p) for p in params}
-        for moments in (self.means, self.squares):
-            for parameter, moment in zip(self.params, moments, strict=True):
-                if id(parameter) in known:
-                    moment.index_fill_(0, latents, 0.0)
+        for name in ("means", "squares"):
+            for moment in _those_of(params, self.params, self.slots[name]):
+                moment.index_fill_(0, latents, 0.0)
+
+
+class SignDescent(Optimizer):
+    r"""Steps along the signs of gradients, and the average of where they lead.
+
+    Schedule-free (Defazio et al. 2024, arXiv 2405.15682): gradients are taken at
+    :math:`y = (1-\beta) z + \beta x`,
+
+    .. math:: z \leftarrow z - \gamma\operatorname{sign}\nabla(y), \qquad
+              x \leftarrow (1-c) x + c z,
+
+    with :math:`c = \gamma^2/\sum\gamma^2`, and the answer is the average x. While it trains the
+    parameters hold y. One tensor for each parameter is remembered, half as much as by Adam.
+    """
+
+    @classmethod
+    def fresh(cls, params: list[Tensor]) -> SignDescent:
+        points = [p.detach().clone() for p in params]
+        return cls(params, {"points": points, "weights": [torch.zeros(()) for _ in params]})
+
+    def step(self, gradients: dict[Tensor, Tensor], learning_rate: float, *, skip: Tensor) -> None:
+        share = 1 - skip
+        for y, z, total in zip(
+            self.params, self.slots["points"], self.slots["weights"], strict=True
+        ):
+            weight = learning_rate**2
+            total += weight
+            c = weight / max(total.item(), weight) if weight else 0.0
+            y.data.sub_(z, alpha=1 - MIX).mul_(1 - c)  # β(1 − c)x
+            z.sub_(gradients[y].sign().nan_to_num_() * share, alpha=learning_rate)
+            y.data.add_(z, alpha=MIX * c + 1 - MIX)
+
+    def forget(self, params: list[Tensor], latents: Tensor) -> None:
+        points = _those_of(params, self.params, self.slots["points"])
+        here = _those_of(params, self.params, self.params)
+        for z, y in zip(points, here, strict=True):
+            z[latents] = y.data[latents]
+
+    def finish_(self) -> None:
+        for y, z in zip(self.params, self.slots["points"], strict=True):
+            y.data.sub_(z, alpha=1 - MIX).div_(MIX)
+
+    def resume_(self) -> None:
+        for y, z in zip(self.params, self.slots["points"], strict=True):
+            y.data.mul_(MIX).add_(z, alpha=1 - MIX)
+
+
+def _those_of(chosen: list[Tensor], params: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors of some of the parameters."""
+    ids = {id(p) for p in chosen}
+    return [t for p, t in zip(params, tensors, strict=True) if id(p) in ids]
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sign": SignDescent}

@@ -17,7 +17,7 @@ from .codes import Workspace
 from .dead import LOOK_EVERY, DeadLatents
 from .encoders import SparseAutoencoder
 from .gradients import Step, factored, whole
-from .optimizers import Adam, clip_, rate
+from .optimizers import Optimizer, clip_, rate
 
 WIDE_START = 8  # times as many active codes as asked for, when their number has to fall
 
@@ -32,6 +32,7 @@ class Settings:
     learn_offset: bool
     max_iter: int
     batch_size: int
+    optimizer: str
     learning_rate: float
     schedule: str
     warmup: float
@@ -79,13 +80,13 @@ class History:
 
     Attributes
     ----------
-    optimizer : Adam
+    optimizer : Optimizer
     frequency : Tensor of shape (n_components,)
         Share of the rows of the last epoch on which each latent fired.
     epochs : list of Epoch
     """
 
-    optimizer: Adam
+    optimizer: Optimizer
     frequency: Tensor
     epochs: list[Epoch] = field(default_factory=list)
 
@@ -122,7 +123,7 @@ class Run:
     sources : tuple of Rows
     settings : Settings
     generator : torch.Generator
-    optimizer : Adam
+    optimizer : Optimizer
     dead : DeadLatents
 
     Attributes
@@ -140,7 +141,7 @@ class Run:
         sources: tuple[Rows, ...],
         settings: Settings,
         generator: torch.Generator,
-        optimizer: Adam,
+        optimizer: Optimizer,
         dead: DeadLatents,
     ) -> None:
         self.model, self.sources, self.settings = model, sources, settings
@@ -197,7 +198,10 @@ class Run:
         sizes, ends = settings.prefix_sizes, None
         if sizes is not None:
             ends = torch.tensor(sizes, device=batch[0].device)
-        return factored(model, batch[0], alpha, self.dead, settings.aux_alpha, self.work, ends)
+        return factored(
+            model, batch[0], alpha, self.dead, settings.aux_alpha, self.work, ends,
+            guarded=settings.optimizer == "sign",
+        )  # fmt: skip
 
     def _set_k(self, share: float) -> None:
         """The number of active codes falls to what was asked for."""
@@ -215,8 +219,19 @@ class Run:
         bad = (~step.loss.isfinite()).float()
         self.optimizer.step(gradients, settings.learning_rate * factor, skip=bad)
         if settings.moves_dictionary:
-            norms = self.model.dictionary.norm(dim=1, keepdim=True)
-            self.model.dictionary.div_(norms.clamp(min=torch.finfo(norms.dtype).tiny))
+            self._to_unit_length()
+
+    def _to_unit_length(self) -> None:
+        norms = self.model.dictionary.norm(dim=1, keepdim=True)
+        self.model.dictionary.div_(norms.clamp(min=torch.finfo(norms.dtype).tiny))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Leave in the model what training has come to."""
+        self.optimizer.finish_()
+        if self.settings.moves_dictionary:
+            self._to_unit_length()
+            self.model.refresh_()
 
     def _check(self) -> None:
         loss = self.totals[0].item()
@@ -270,8 +285,8 @@ class Run:
         """Everything that the rest of the run depends on: tensors, and what JSON can hold."""
         moments = {
             f"{kind}.{i}": tensor
-            for kind in ("means", "squares", "steps")
-            for i, tensor in enumerate(getattr(self.optimizer, kind))
+            for kind, slot in self.optimizer.slots.items()
+            for i, tensor in enumerate(slot)
         }
         tensors = {
             **{f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
