@@ -113,7 +113,8 @@ def assert_same(step, loss, codes, model, *, more=0.0):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_gradients_are_those_of_the_dense_loss(name, hidden, few, monkeypatch):
     """Both ways, by dense and by sparse products."""
-    monkeypatch.setattr("sparsecode_estimators.learning.codes.FEW", few)
+    for module in ("codes", "activations"):
+        monkeypatch.setattr(f"sparsecode_estimators.learning.{module}.FEW", few)
     for seed in range(3):
         model, x = network(name, hidden, seed)
         step = factored(model, x, ALPHA, everything_alive(), 0.5, Workspace())
@@ -125,7 +126,9 @@ def test_gradients_are_those_of_the_dense_loss(name, hidden, few, monkeypatch):
 def test_nested_dictionaries(name, hidden):
     model, x = network(name, hidden)
     ends = (3, 10, N)
-    step = factored(model, x, ALPHA, everything_alive(), 0.5, Workspace(), torch.tensor(ends))
+    step = factored(
+        model, x, ALPHA, everything_alive(), 0.5, Workspace(nested=True), torch.tensor(ends)
+    )
     assert_same(step, *dense_loss(name, model, x, ends), model)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels import sparse
 from ..kernels.sparse import Places
-from .codes import Codes, Sparse, Workspace
+from .codes import FEW, Codes, Dense, Sparse, Workspace
 
 THRESHOLD_MEMORY = 0.02  # weight of a batch in the learned threshold of BatchTopK
 BANDWIDTH = 0.5  # of the window around the threshold of JumpReLU, as a share of alpha
@@ -117,18 +117,30 @@ class TopK(Activation):
         self.k = self.k_now = k  # now: while it falls, in training
         self.signed = signed
 
-    def places(self, pre: Tensor, bias: Tensor, work: Workspace | None = None) -> Sparse:
-        n_components = pre.shape[1]
-        k = min(self.k_now, n_components)
-        return Sparse(sparse.largest(pre.detach(), bias, k, signed=self.signed), n_components)
+    def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Codes:
+        if work.nested or not self._is_dense(pre):
+            return self.active(pre, bias)
+        return Dense(self._mask(pre + bias))
 
-    active = places
+    def _is_dense(self, pre: Tensor) -> bool:
+        return self.k_now > FEW * pre.shape[1]
+
+    def _mask(self, pre: Tensor) -> Tensor:
+        size = pre.abs() if self.signed else pre
+        largest = size.topk(min(self.k_now, pre.shape[1]), dim=1).indices
+        return torch.zeros_like(pre, dtype=torch.bool).scatter_(1, largest, True)
+
+    def active(self, pre: Tensor, bias: Tensor) -> Sparse:
+        k = min(self.k_now, pre.shape[1])
+        return Sparse(sparse.largest(pre.detach(), bias, k, signed=self.signed), pre.shape[1])
 
     def codes(self, v: Tensor, at: Codes) -> Tensor:
-        return v if self.signed else v.relu()
+        return at.masked(v if self.signed else v.relu())
 
     def forward(self, pre: Tensor) -> Tensor:
-        at = self.places(pre, pre.new_zeros(pre.shape[1]))
+        if self._is_dense(pre):
+            return self.codes(pre, Dense(self._mask(pre.detach())))
+        at = self.active(pre, pre.new_zeros(pre.shape[1]))
         return at.dense(self.codes(at.gather(pre), at))
 
 

@@ -18,7 +18,20 @@ _LOOK_EVERY = 16  # steps between two looks whether dense codes have become spar
 
 
 class Dense:
-    """All codes: values are of shape (n, n_components)."""
+    """All codes: values are of shape (n, n_components).
+
+    Parameters
+    ----------
+    mask : Tensor of shape (n, n_components) or None
+        Which of them may be non-zero, if that does not follow from the values.
+    """
+
+    def __init__(self, mask: Tensor | None = None) -> None:
+        self.mask = mask
+
+    def masked(self, values: Tensor) -> Tensor:
+        """Zeros where codes are known to be zero."""
+        return values if self.mask is None else torch.where(self.mask, values, 0.0)
 
     def gather(self, matrix: Tensor) -> Tensor:
         """Entries of a matrix (n, n_components) at these places."""
@@ -69,6 +82,10 @@ class Sparse:
     @cached_property
     def _flat(self) -> Tensor:
         return self.places.rows * self.n_components + self.places.atoms
+
+    def masked(self, values: Tensor) -> Tensor:
+        """Values are at no other places anyway."""
+        return values
 
     def gather(self, matrix: Tensor) -> Tensor:
         """Entries of a matrix (n, n_components) at these places."""
@@ -125,9 +142,15 @@ class Workspace:
 
     Codes that are active above a floor are handled as sparse from the step on at which few of
     them are.
+
+    Parameters
+    ----------
+    nested : bool
+        Whether dictionaries are nested, for which codes have to be :class:`Sparse`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, nested: bool = False) -> None:
+        self.nested = nested
         self.steps_dense = 0
         self._room: Tensor | None = None
 

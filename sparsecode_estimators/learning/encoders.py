@@ -58,7 +58,8 @@ class SparseAutoencoder(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """What the last layer of the encoder sees, shape (n, n_in)."""
         hidden = x - self.offset
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+        # lists, for a slice of a ParameterList is a new module
+        for weight, bias in zip([*self.weights][:-1], [*self.biases][:-1], strict=True):
             hidden = linear(hidden, weight, bias).relu()
         return hidden
 

@@ -132,7 +132,7 @@ def factored(
             gradients[model.offset] -= gradients[model.biases[-1]] @ weight
         counts = at.counts(codes)
     if by_hidden is not None:
-        below = [*model.weights[:-1], *model.biases[:-1], model.offset]
+        below = [*[*model.weights][:-1], *[*model.biases][:-1], model.offset]
         for p, g in zip(below, torch.autograd.grad(hidden, below, by_hidden), strict=True):
             gradients[p] = gradients[p] + g if p in gradients else g
     return Step(loss + more, energy, counts, gradients)

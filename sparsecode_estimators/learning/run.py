@@ -147,7 +147,7 @@ class Run:
         self.model, self.sources, self.settings = model, sources, settings
         self.generator, self.optimizer, self.dead = generator, optimizer, dead
         self.n_rows = len(sources[0])
-        self.work = Workspace()
+        self.work = Workspace(nested=settings.prefix_sizes is not None)
         self.iteration, self.end = 0, settings.max_iter
         self.best, self.waited = math.inf, 0
         self.history = History(optimizer, torch.zeros_like(dead.silent_for, dtype=torch.float64))
