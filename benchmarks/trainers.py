@@ -66,28 +66,30 @@ def ours(
     seed: int = 1,
     *,
     optimizer: str = "adam",
+    schedule: str = "constant",
 ) -> Trainer:
     """The loop of the estimators, a step at a time."""
     generator = torch.Generator().manual_seed(9_000_011 + seed)
     D = unit(torch.randn(N, d, generator=generator))
     activation = make_activation("topk" if k else "relu", k, D, alpha, bounded=False)
     model = SparseAutoencoder([D.clone()], [torch.zeros(N)], D, torch.zeros(d), activation)
-    dead = DeadLatents(torch.zeros(N, dtype=torch.int64), max(total // 10, 1), d // 2)
+    dead = DeadLatents(torch.zeros(N, dtype=torch.int64), max(total // 20, 16 * N), d // 2)
     settings = Settings(
         objective="reconstruction", alpha=alpha, learn_dictionary=True, learn_offset=True,
         max_iter=10**9, batch_size=10**9, optimizer=optimizer, learning_rate=lr,
-        schedule="constant", warmup=0.0,
+        schedule=schedule, warmup=0.0,
         sparsity_warmup=0.0, max_grad_norm=None, prefix_sizes=None, tol=0.0,
         n_iter_no_change=10**9, shuffle=False, dead_after=dead.dead_after, aux_alpha=1 / 32,
     )  # fmt: skip
-    run = Run(model, (_Batch(torch.zeros(1, d)),), settings, generator,
-              OPTIMIZERS[optimizer].fresh(trained(model, settings)), dead)  # fmt: skip
+    optimizer_ = OPTIMIZERS[optimizer].fresh(trained(model, settings))
+    rows = _Batch(torch.zeros(1, d))
+    run = Run(model, (rows,), settings, generator, optimizer_, dead)
+    seen = [0]
 
     def step(x: Tensor) -> None:
-        gradients = run._gradients((x,), 0.0)
-        with torch.no_grad():
-            run._move(gradients, 0.0)
-            dead.count(gradients.counts, len(x))
+        rows.x = x  # where dead latents find their places
+        run.step((x,), min(seen[0] / total, 1.0))
+        seen[0] += len(x)
 
     def network():
         run.finish()

@@ -38,6 +38,7 @@ from .parameters import TrainingParameters
 from .validation import _fit_context, given_dictionary
 
 _MAX_DEAD_AFTER = 10_000_000
+_ROWS_FOR_LATENT = 16  # in which a latent that is alive should have fired
 
 
 @dataclass
@@ -45,7 +46,7 @@ class _Run:
     """Everything that training changes, in units in which rows have a variance of one."""
 
     model: SparseAutoencoder
-    dead: DeadLatents
+    silent_for: Tensor
     scale: float
     alpha: float
 
@@ -128,8 +129,9 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             for source in (rows, targets)
             if source is not None
         )
+        dead = self._dead(run.silent_for, len(rows), n_epochs if decay else None)
         settings = self._settings(
-            run.alpha / run.scale, len(run.model.dictionary), run.dead.dead_after, len(rows),
+            run.alpha / run.scale, len(run.model.dictionary), dead.dead_after, len(rows),
             n_epochs, decay=decay,
         )  # fmt: skip
         keep = kept_run(self, rows) if decay and self.checkpoint is not None else None
@@ -147,12 +149,13 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
                 optimizer=self._resumed_optimizer(work, trained(run.model, settings))
                 if resume
                 else None,
-                dead=run.dead,
+                dead=dead,
                 checkpoint=keep,
                 watch=watch,
             )
         except Diverged as error:
             history, diverged = error.history, error
+        run.silent_for = dead.silent_for
         run.model.rescale_(run.scale)
         if targets is not None and known is None and not self._encodes_by_dictionary:
             offset = run.model.offset.detach()
@@ -188,7 +191,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             alpha = auto_alpha(centred, D, self._alpha_fraction(), positive=True)
         return _Run(
             model=self._initial_module(D, offset / scale, alpha / scale, generator),
-            dead=self._dead(torch.zeros(len(D), dtype=torch.int64, device=work.device), len(work)),
+            silent_for=torch.zeros(len(D), dtype=torch.int64, device=work.device),
             scale=scale,
             alpha=float(alpha),
         )
@@ -206,10 +209,9 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             model.dictionary.data = to_tensor(known, work)
             model.refresh_()
         model.rescale_(1 / self._scale)
-        silent = torch.tensor(self._silent_for, device=work.device)
         return _Run(
             model=model,
-            dead=self._dead(silent, len(work)),
+            silent_for=torch.tensor(self._silent_for, device=work.device),
             scale=self._scale,
             alpha=self.alpha_ if self.alpha == "auto" else float(self.alpha),
         )
@@ -228,9 +230,12 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         optimizer.resume_()
         return optimizer
 
-    def _dead(self, silent_for: Tensor, n: int) -> DeadLatents:
-        # two passes without firing; a chunk of partial_fit says little about how many come
-        after = min(2 * n, _MAX_DEAD_AFTER) if self.dead_after == "auto" else self.dead_after
+    def _dead(self, silent_for: Tensor, n: int, n_epochs: int | None) -> DeadLatents:
+        after = self.dead_after
+        if after == "auto":
+            # a chunk of partial_fit says little about how many come
+            long = 2 * n if n_epochs is None else n * n_epochs // 20
+            after = min(2 * n, max(long, _ROWS_FOR_LATENT * len(silent_for)), _MAX_DEAD_AFTER)
         k_aux = min(max(1, self.n_features_in_ // 2), len(silent_for))
         return DeadLatents(silent_for, after, k_aux)
 
@@ -277,7 +282,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         self.dead_latents_ = np.flatnonzero(self.activation_frequency_ == 0)
         self.device_ = str(rows.device)
         self._scale = run.scale
-        self._silent_for = run.dead.silent_for.cpu().numpy()
+        self._silent_for = run.silent_for.cpu().numpy()
         self._optimizer_state = (
             self.optimizer,
             {

@@ -97,8 +97,9 @@ class UnrolledEncoder(BaseSparseEncoder):
     warm_start : bool, default=False
         Whether ``fit`` goes on from the last fit.
     dead_after : int >= 1 or "auto", default="auto"
-        Rows after which a silent latent counts as dead and is revived. "auto": two passes
-        over the rows, at most 10⁷.
+        Rows after which a silent latent counts as dead and is revived. "auto": a twentieth of
+        all rows that ``max_iter`` epochs read, at least 16 for each latent, but at most two passes
+        over the rows, and 10⁷.
     aux_alpha : float >= 0, default=1/32
         Weight of the auxiliary loss by which dead latents learn the residual.
     sparse_output : bool, default=False

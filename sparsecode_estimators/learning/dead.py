@@ -15,7 +15,8 @@ from .optimizers import Optimizer
 
 # steps between two questions to a device, which has to finish its work for an answer
 LOOK_EVERY = defaultdict(lambda: 100, cpu=1)
-REVIVAL_ROWS = 8192
+# rows by which dead latents find a place: most and least, and multiplications between them
+REVIVAL_ROWS, LEAST_REVIVAL_ROWS, REVIVAL_WORK = 8192, 1024, 2**34
 
 
 class Auxiliary(NamedTuple):
@@ -123,7 +124,8 @@ class DeadLatents:
         if len(sources) > 1:
             fit_latents(model, sources, dead, alpha)
         else:
-            x = sample(sources[0], REVIVAL_ROWS)
+            limit = max(LEAST_REVIVAL_ROWS, REVIVAL_WORK // model.dictionary.numel())
+            x = sample(sources[0], min(limit, REVIVAL_ROWS))
             residual = x - model(x)
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)

@@ -19,6 +19,7 @@ from .encoders import SparseAutoencoder
 from .gradients import Step, factored, whole
 from .optimizers import Optimizer, clip_, rate
 
+LAST_REVIVAL = 2 / 3  # share of the steps after which dead latents stay dead
 WIDE_START = 8  # times as many active codes as asked for, when their number has to fall
 
 
@@ -150,6 +151,7 @@ class Run:
         self.work = Workspace(nested=settings.prefix_sizes is not None)
         self.iteration, self.end = 0, settings.max_iter
         self.best, self.waited = math.inf, 0
+        self.seed, self.n_revivals, self.since_revival = generator.initial_seed(), 0, 0
         self.history = History(optimizer, torch.zeros_like(dead.silent_for, dtype=torch.float64))
         self._begin_epoch()
 
@@ -170,20 +172,43 @@ class Run:
             shuffle=settings.shuffle, skip=self.n_steps,
         )  # fmt: skip
         for batch in rows:
-            progress = (self.iteration + self.n_steps / per_epoch) / self.end
-            step = self._gradients(batch, progress)
-            with torch.no_grad():
-                self._move(step, progress)
-                self.fired += step.counts
-                self.dead.count(step.counts, len(batch[0]))
-                self.totals += torch.stack([step.loss, step.energy]).double() * len(batch[0])
-            self.n_steps += 1
+            self.step(batch, (self.iteration + self.n_steps / per_epoch) / self.end)
             if self.n_steps % LOOK_EVERY[device.type] == 0 or self.n_steps == per_epoch:
                 self._check()
             self.seconds = before + time.perf_counter() - begin
             if checkpoint is not None and checkpoint.due():
                 checkpoint.save(*self.state())
         self._finish_epoch()
+
+    def step(self, batch: tuple[Tensor, ...], progress: float) -> None:
+        """One step, when a share ``progress`` of all steps is done."""
+        step, n = self._gradients(batch, progress), len(batch[0])
+        with torch.no_grad():
+            self._move(step, progress)
+            self.fired += step.counts
+            self.dead.count(step.counts, n)
+            self.totals += torch.stack([step.loss, step.energy]).double() * n
+        self.n_steps += 1
+        self.since_revival += n
+        if self.since_revival >= self.dead.dead_after:
+            self._revive(progress)
+
+    def _revive(self, progress: float) -> None:
+        """Start dead latents again, unless the rate falls: then it is too late to find a place."""
+        self.since_revival = 0
+        if self.settings.schedule != "constant" and progress > LAST_REVIVAL:
+            return
+        self.n_revivals += 1
+        # not the generator of the order of rows, of which a run that is taken up draws again
+        chance = torch.Generator().manual_seed((self.seed + 7919 * self.n_revivals) % 2**63)
+        self.dead.revive(
+            self.model,
+            self.sources,
+            self.optimizer,
+            chance,
+            learn_dictionary=self.settings.moves_dictionary,
+            alpha=self.settings.alpha,
+        )
 
     def _gradients(self, batch: tuple[Tensor, ...], progress: float) -> Step:
         model, settings = self.model, self.settings
@@ -268,17 +293,8 @@ class Run:
             # what is left is the noise of the steps: let the rate fall, then stop
             falls = settings.schedule == "decay"
             self.end = min(self.end, self.iteration * 3 // 2) if falls else self.iteration
-        # when the rate falls it is too late to find a place
-        early = settings.schedule == "constant" or 3 * self.iteration <= 2 * self.end
-        if self.iteration < self.end and early:
-            self.dead.revive(
-                self.model,
-                self.sources,
-                self.optimizer,
-                self.generator,
-                learn_dictionary=settings.moves_dictionary,
-                alpha=settings.alpha,
-            )
+        if self.iteration < self.end:
+            self._revive(self.iteration / self.end)
         self._begin_epoch()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -325,4 +341,7 @@ class Run:
         self.generator.set_state(self.order)
 
 
-_NUMBERS = ("iteration", "end", "best", "waited", "n_steps", "seconds")
+_NUMBERS = (
+    "iteration", "end", "best", "waited", "n_steps", "seconds",
+    "seed", "n_revivals", "since_revival",
+)  # fmt: skip
