@@ -2,9 +2,11 @@
 
 from .activations import load_activations, load_gpt2_activations
 from .paper import load_paper_data
+from .store import ActivationStore
 from .synthetic import make_sparse_codes
 
 __all__ = [
+    "ActivationStore",
     "load_activations",
     "load_gpt2_activations",
     "load_paper_data",

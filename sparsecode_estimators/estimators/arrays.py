@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +73,7 @@ class Rows:
         self.device = device
         self.factor = factor
         self.n_features: int = source.shape[1]
-        self.contiguous = isinstance(source, np.memmap) or not isinstance(
+        self.contiguous = _is_mapped(source) or not isinstance(
             source, (np.ndarray, Tensor, sp.csr_matrix, sp.csr_array)
         )
 
@@ -306,6 +307,14 @@ def _checked_tensor(X: Tensor, name: str = "X") -> Tensor:
     if not get_config()["assume_finite"] and not torch.isfinite(X).all():
         raise ValueError(_not_finite(name, bool(torch.isnan(X).any())))
     return X if X.is_floating_point() else X.to(torch.float64)
+
+
+def _is_mapped(source: Any) -> bool:
+    """Whether an array lies in a file, also when scikit-learn has made a plain view of it."""
+    base = source
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return isinstance(base, mmap.mmap)
 
 
 def _is_streamed(X: Any) -> bool:
