@@ -121,7 +121,8 @@ def main() -> None:
         for batch in (512,) if options.quick else (512, 2048):
             lines += steps(k, batch, COMPONENTS, rounds)
             write(f"training{tail}", lines)
-    write(f"training_fit{tail}", [whole_fit(512 if options.quick else 2048, 20 if options.quick else 50)])
+    batch, n_steps = (512, 20) if options.quick else (2048, 50)
+    write(f"training_fit{tail}", [whole_fit(batch, n_steps)])
     if not options.quick:
         growth = []
         for N in (512, 2048, 8192, 32_768):

@@ -194,9 +194,9 @@ class Run:
             self._revive(progress)
 
     def _revive(self, progress: float) -> None:
-        """Start dead latents again, unless the rate falls: then it is too late to find a place."""
+        """Start dead latents again, unless it is too late for them to find a place."""
         self.since_revival = 0
-        if self.settings.schedule != "constant" and progress > LAST_REVIVAL:
+        if progress > LAST_REVIVAL:
             return
         self.n_revivals += 1
         # not the generator of the order of rows, of which a run that is taken up draws again
