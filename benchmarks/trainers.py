@@ -79,7 +79,7 @@ def ours(
         max_iter=10**9, batch_size=10**9, optimizer=optimizer, learning_rate=lr,
         schedule=schedule, warmup=0.0,
         sparsity_warmup=0.0, max_grad_norm=None, prefix_sizes=None, tol=0.0,
-        n_iter_no_change=10**9, shuffle=False, dead_after=dead.dead_after, aux_alpha=1 / 32,
+        n_iter_no_change=10**9, shuffle=False, aux_alpha=1 / 32,
     )  # fmt: skip
     optimizer_ = OPTIMIZERS[optimizer].fresh(trained(model, settings))
     rows = _Batch(torch.zeros(1, d))
@@ -154,7 +154,10 @@ def dictionary_learning(d, N, k, alpha, lr, total, seed=1) -> Trainer:
 
 
 def sparsify(d, N, k, alpha, lr, total, seed=1, *, signum=False) -> Trainer:
-    """sparsify: its trainer takes a language model only, so its step is re-enacted in order."""
+    """sparsify: its trainer takes a language model only, so its step is re-enacted in order.
+
+    With ``signum`` the learning rate is its own rule, and not ``lr``.
+    """
     from sparsify import SparseCoder, SparseCoderConfig
 
     torch.manual_seed(9_000_011 + seed)

@@ -92,6 +92,21 @@ def test_a_complete_run_is_not_run_again(tmp_path, monkeypatch):
         SAEEncoder(16, checkpoint=tmp_path, dict_init=X[:16], **OPTIONS).fit(X)
 
 
+def test_other_codes_and_warm_starts_are_other_runs(tmp_path):
+    codes = planted(400, 8, 16, 3, seed=61)[1]
+    options = {"objective": "codes", "checkpoint": tmp_path, **OPTIONS}
+    first = SAEEncoder(**options).fit(X, codes)
+    second = SAEEncoder(**options).fit(X, codes[:, ::-1])
+    assert np.abs(first.transform(X) - second.transform(X)).max() > 0.1
+    warm = SAEEncoder(16, warm_start=True, checkpoint=tmp_path, **OPTIONS).fit(X)
+    before = warm.components_.copy()
+    assert warm.fit(X).n_iter_ == 2 * OPTIONS["max_iter"]
+    assert np.abs(warm.components_ - before).max() > 1e-4
+    other = [SAEEncoder(dictionary=f, checkpoint=tmp_path, **OPTIONS).fit(X).components_
+             for f in (lambda n, m: np.eye(m), lambda n, m: np.eye(m)[::-1])]  # fmt: skip
+    assert not np.array_equal(*other)
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     tmp_path.chmod(0o500)

@@ -84,22 +84,32 @@ def history_of(
     }
 
 
-def kept_run(estimator: Any, rows: Rows) -> Checkpoint:
+def kept_run(
+    estimator: Any, sources: tuple[Rows, ...], given: np.ndarray | None, *, resume: bool
+) -> Checkpoint:
     """Where a fit of these parameters to these rows is kept.
 
-    The name of the file is a digest of the parameters, the shape of the rows and a few of them,
-    so that candidates of a grid search can share the folder.
+    The name of the file is a digest of the parameters, of the shape of the rows (and codes) and
+    some of them, of a dictionary that is given, and of the weights that a warm start goes on
+    from. So candidates of a grid search can share the folder, and no fit takes up another.
     """
-    parts = [type(estimator).__name__, f"{len(rows)} {rows.n_features} {rows.dtype}"]
+    parts = [type(estimator).__name__]
     for name, value in sorted(estimator.get_params(deep=False).items()):
         if name not in _SAME_RUN:
             parts.append(f"{name}={_text(value)}")
-    digest = hashlib.sha256("\n".join(parts).encode())
-    digest.update(rows.sample(64).cpu().double().numpy().tobytes())
-    path = Path(estimator.checkpoint) / f"{digest.hexdigest()[:24]}.safetensors"
+    for source in sources:
+        parts.append(f"{len(source)} {source.n_features} {source.dtype}")
+        parts.append(_text(source.sample(_DIGEST_ROWS).cpu().double()))
+    parts.append(_text(given))
+    if resume:
+        parts.append(_text(estimator.components_))
+        parts += map(_text, estimator.encoder_coefs_)
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    path = Path(estimator.checkpoint) / f"{digest[:24]}.safetensors"
     return Checkpoint(path, estimator.checkpoint_seconds, estimator.checkpoint_steps)
 
 
+_DIGEST_ROWS = 1024
 _SAME_RUN = (
     "checkpoint", "checkpoint_seconds", "checkpoint_steps", "device", "sparse_output", "verbose",
 )  # fmt: skip
@@ -110,6 +120,6 @@ def _text(value: Any) -> str:
     if isinstance(value, str | int | float | None):
         return repr(value)
     if isinstance(value, np.random.RandomState) or callable(value):
-        return type(value).__name__
+        return type(value).__name__  # what a callable returns is in the digest by itself
     array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     return f"{array.shape} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}"

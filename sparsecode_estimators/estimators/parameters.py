@@ -126,7 +126,6 @@ class TrainingParameters(BaseSparseCoder):
         self,
         alpha: float,
         n_components: int,
-        dead_after: int,
         n: int,
         n_epochs: int,
         *,
@@ -149,6 +148,5 @@ class TrainingParameters(BaseSparseCoder):
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
             shuffle=self.shuffle,
-            dead_after=dead_after,
             aux_alpha=self.aux_alpha,
         )

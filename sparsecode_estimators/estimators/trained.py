@@ -131,10 +131,12 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         )
         dead = self._dead(run.silent_for, len(rows), n_epochs if decay else None)
         settings = self._settings(
-            run.alpha / run.scale, len(run.model.dictionary), dead.dead_after, len(rows),
-            n_epochs, decay=decay,
+            run.alpha / run.scale, len(run.model.dictionary), len(rows), n_epochs, decay=decay
         )  # fmt: skip
-        keep = kept_run(self, rows) if decay and self.checkpoint is not None else None
+        keep = None
+        if decay and self.checkpoint is not None:
+            read = (rows,) if targets is None else (rows, targets)
+            keep = kept_run(self, read, given, resume=resume)
         watch = Watch(
             self, X, y, n_epochs, run.scale, (len(rows), rows.n_features),
             lambda history: self._as_fitted(run, history, rows, known), callbacks=decay,

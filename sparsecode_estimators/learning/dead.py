@@ -81,7 +81,7 @@ class DeadLatents:
         ----------
         model : SparseAutoencoder
         pre : Tensor of shape (n, n_components)
-        Without the bias.
+            Without the bias.
         error : Tensor of shape (n, n_features)
             −e.
         weight : float

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .codes import Codes, Workspace
+from .codes import Codes, Sparse, Workspace
 from .dead import DeadLatents
 from .encoders import SparseAutoencoder
 
@@ -98,7 +98,10 @@ def factored(
         pre = work.product(h, weight)
         active = _activate(model, pre, alpha, work)
         at, codes = active.at, active.codes.detach()
-        parts = at if ends is None else at.split(ends)  # type: ignore[union-attr]
+        parts = at
+        if ends is not None:
+            assert isinstance(at, Sparse), "only k-sparse codes are nested"
+            parts = at.split(ends)
         n_prefixes = 1 if ends is None else len(ends)
         error = _errors(model, x, parts, codes, n_prefixes)
         upstream, last = error / (len(x) * n_prefixes), error[:, -1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def clip_(grads: list[Tensor], largest: float) -> None:
     torch._foreach_mul_(grads, (largest / norm).clamp(max=1.0))
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What moves parameters along their gradients.
 
     Parameters
@@ -50,22 +51,23 @@ class Optimizer:
         self.params, self.slots = params, slots
 
     @classmethod
+    @abstractmethod
     def fresh(cls, params: list[Tensor]) -> Optimizer:
         """With nothing to remember yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, gradients: dict[Tensor, Tensor], learning_rate: float, *, skip: Tensor) -> None:
         """One step, in place, unless ``skip`` is one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget(self, params: list[Tensor], latents: Tensor) -> None:
         """Begin anew with some latents, rows of these parameters."""
-        raise NotImplementedError
 
-    def finish_(self) -> None:
+    # nothing to do where the parameters are the answer
+    def finish_(self) -> None:  # noqa: B027
         """Put into the parameters what training has come to."""
 
-    def resume_(self) -> None:
+    def resume_(self) -> None:  # noqa: B027
         """Take that back, to go on."""
 
     def fits(self, params: list[Tensor]) -> bool:

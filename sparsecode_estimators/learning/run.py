@@ -43,7 +43,6 @@ class Settings:
     tol: float
     n_iter_no_change: int
     shuffle: bool
-    dead_after: int
     aux_alpha: float
 
     @property
