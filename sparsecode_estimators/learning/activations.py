@@ -120,7 +120,7 @@ class TopK(Activation):
     def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Codes:
         if work.nested or not self._is_dense(pre):
             return self.active(pre, bias)
-        return Dense(self._mask(pre + bias))
+        return work.dense(self._mask(pre + bias))
 
     def _is_dense(self, pre: Tensor) -> bool:
         return self.k_now > FEW * pre.shape[1]
@@ -164,14 +164,14 @@ class BatchTopK(Activation):
         self.register_buffer("threshold", torch.zeros(()) if threshold is None else threshold)
         self.register_buffer("n_seen", torch.tensor(seen))
 
-    def places(self, pre: Tensor, bias: Tensor, work: Workspace | None = None) -> Sparse:
+    def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Sparse:
         n, n_components = pre.shape
         wanted = n * min(self.k_now, n_components)
         # few numbers are above half of what the threshold has been, and it seldom falls so far
-        found = Sparse(sparse.above(pre, 0.5 * self.threshold.to(pre) - bias), n_components)
+        found = Sparse(sparse.above(pre, 0.5 * self.threshold.to(bias) - bias), n_components)
         if len(found.places.atoms) < wanted:
             found = Sparse(sparse.above(pre, -bias), n_components)
-        v = found.gather(pre) + found.spread(bias)
+        v = work.at(found, pre) + found.spread(bias)
         if len(v) > wanted:
             keep = v >= v.topk(wanted).values[-1]
             kept = torch.bincount(found.places.rows[keep], minlength=n)
