@@ -1,0 +1,184 @@
+"""Several processes that train one model: as one process would, to the same bits in each."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+from processes import CANDIDATES, CODES, OPTIONS, X, candidate, mapped
+from problems import planted
+
+from sparsecode_estimators import SAEEncoder
+from sparsecode_estimators.learning.distributed import Group
+
+NAMES = [*CANDIDATES, "codes", "on disk", "chunks", "warm"]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Attributes of all fits of two processes, by rank."""
+    folder = tmp_path_factory.mktemp("two")
+    mapped(folder)
+    return processes.start(processes.fit_all, folder)
+
+
+def alone(name, folder):
+    """The same fit in this process."""
+    if name == "codes":
+        return SAEEncoder(objective="codes", **OPTIONS).fit(X, CODES)
+    if name == "on disk":
+        return candidate("batch_topk", max_iter=2).fit(mapped(folder))
+    if name == "chunks":
+        sae = candidate("jumprelu")
+        for chunk in (X[:200], X[200:], X[:100]):
+            sae.partial_fit(chunk)
+        return sae
+    if name == "warm":
+        return candidate("topk", warm_start=True).fit(X).fit(X)
+    return candidate(name).fit(X)
+
+
+def assert_same(first, second, check=np.testing.assert_array_equal, **tolerance):
+    assert {*first} - {"sent"} == {*second} - {"sent"}
+    for name, value in first.items():
+        if name == "history_":
+            for curve in set(value) - {"seconds"}:
+                check(value[curve], second[name][curve], err_msg=curve, **tolerance)
+        elif name in ("encoder_coefs_", "encoder_intercepts_"):
+            for one, other in zip(value, second[name], strict=True):
+                check(one, other, err_msg=name, **tolerance)
+        elif name == "device_":
+            assert value == second[name]
+        elif name != "sent":
+            check(value, second[name], err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "unseeded"])
+def test_every_rank_returns_the_same_bits(fitted, name):
+    first, second = (found[name] for found in fitted)
+    assert_same(first, second)
+    np.testing.assert_array_equal(first["history_"]["seconds"], second["history_"]["seconds"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_come_to_what_one_does(fitted, name, tmp_path):
+    one = processes.attributes(alone(name, tmp_path))
+    assert_same(fitted[0][name], one, np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
+
+
+def test_latents_die_and_are_started_again(fitted):
+    for name in ("topk", "batch_topk", "jumprelu", "gated", "MLP topk"):
+        dead = fitted[0][name]["history_"]["dead"]
+        assert dead.max() > 0, name
+        assert (np.diff(dead) < 0).any(), name
+
+
+def test_rows_of_few_atoms_are_sent_alone(fitted):
+    n_components, n_features = 400, X.shape[1]
+    # 2 codes of each of 20 rows, in encoder and dictionary; what is small comes on top
+    assert fitted[0]["many atoms"]["sent"] <= max(20 * 2 * 2 * n_features, 2 + 4 * n_components)
+    assert fitted[0]["relu"]["sent"] >= 48 * n_features
+
+
+def test_ranks_that_differ_are_told_so_before_training(tmp_path):
+    first, second = processes.start(processes.differing, tmp_path)
+    for (kind, message), other, name in zip(
+        first, second, ["alpha", "X", "X", "estimator"], strict=False
+    ):
+        assert (kind, message) == other
+        assert kind == "ValueError"
+        assert re.match(rf"{name} is .* in rank 1, but .* in rank 0: ", message)
+    assert second[4][0] == "ValueError"
+    assert first[4] == ("RuntimeError", f"Rank 1 of 2 could not train. ValueError: {second[4][1]}")
+    assert first[5][0] in ("FileExistsError", "OSError")
+    assert second[5] == ("RuntimeError", f"Rank 0 of 2 could not train. OSError: {first[5][1]}")
+    assert first[6] == second[6]
+    assert first[6][0] == "Diverged"
+
+
+@pytest.mark.parametrize(("name", "stop"), [("relu", 7), ("batch_topk", 33)])
+def test_a_run_of_two_goes_on_to_the_same_bits(name, stop, tmp_path):
+    pytest.importorskip("safetensors")
+    (whole, again), (_, second) = processes.start(processes.interrupted, tmp_path, name, stop)
+    assert_same(whole, again)
+    assert_same(again, second)
+    assert len(list((tmp_path / "runs of 0").iterdir())) == 1
+    assert not (tmp_path / "runs of 1").exists()
+    # the file of two processes is that of one
+    sae = candidate(name, checkpoint=tmp_path / "runs of 0").fit(X)
+    assert_same(processes.attributes(sae), again)
+
+
+def test_one_process_is_a_group_of_its_own():
+    group = Group.present()
+    assert (group.rank, group.size) == (0, 1)
+    assert group.hear("a") == ["a"]
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import torch
+import torch.distributed as dist
+from sparsecode_estimators import SAEEncoder
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+X = np.load(sys.argv[1])
+sae = SAEEncoder(16, activation="topk", n_nonzero_coefs=3, max_iter=int(sys.argv[4]),
+                 batch_size=16, random_state=0, checkpoint=sys.argv[2], checkpoint_steps=1,
+                 verbose=1)
+sae.fit(X)
+if dist.get_rank() == 0:
+    np.save(sys.argv[3], sae.components_)
+dist.destroy_process_group()
+"""
+ROWS = planted(400, 8, 16, 3, seed=82)[0]
+
+
+def torchrun(folder, max_iter):
+    (folder / "script.py").write_text(SCRIPT)
+    np.save(folder / "X.npy", ROWS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    args = [folder / name for name in ("script.py", "X.npy", "runs", "weights.npy")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        [*command, *args, str(max_iter)], env=env, start_new_session=True,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_torchrun(tmp_path):
+    out, _ = torchrun(tmp_path, 3).communicate(timeout=100)
+    assert re.findall(r"epoch (\d)/3", out) == ["1", "2", "3"]
+    sae = SAEEncoder(
+        16, activation="topk", n_nonzero_coefs=3, max_iter=3, batch_size=16, random_state=0
+    )
+    found = np.load(tmp_path / "weights.npy")
+    np.testing.assert_allclose(found, sae.fit(ROWS).components_, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_killed_processes_lose_nothing(tmp_path):
+    pytest.importorskip("safetensors")
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    torchrun(whole, 60).communicate(timeout=300)
+    rng, kills = np.random.default_rng(83), 0
+    while not (tmp_path / "weights.npy").exists():
+        process, files = torchrun(tmp_path, 60), tmp_path / "runs"
+        if kills < 6:
+            until = time.monotonic() + 100
+            while not list(files.glob("*.safetensors")) and time.monotonic() < until:
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0, 1) if kills == 0 else rng.uniform(5, 9))
+            kills += process.poll() is None
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=300)
+    assert kills >= 2
+    np.testing.assert_array_equal(np.load(tmp_path / "weights.npy"), np.load(whole / "weights.npy"))
