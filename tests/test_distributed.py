@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
-from processes import CANDIDATES, CODES, OPTIONS, X, candidate, mapped
+from processes import CANDIDATES, CODES, OPTIONS, X, candidate, mapped, rows_for
 from problems import planted
 
 from sparsecode_estimators import SAEEncoder
@@ -41,7 +41,7 @@ def alone(name, folder):
         return sae
     if name == "warm":
         return candidate("topk", warm_start=True).fit(X).fit(X)
-    return candidate(name).fit(X)
+    return candidate(name).fit(rows_for(name))
 
 
 def assert_same(first, second, check=np.testing.assert_array_equal, **tolerance):
@@ -73,7 +73,7 @@ def test_two_processes_come_to_what_one_does(fitted, name, tmp_path):
 
 
 def test_latents_die_and_are_started_again(fitted):
-    for name in ("topk", "batch_topk", "jumprelu", "gated", "MLP topk"):
+    for name in ("topk", "abs_topk", "batch_topk", "many atoms"):
         dead = fitted[0][name]["history_"]["dead"]
         assert dead.max() > 0, name
         assert (np.diff(dead) < 0).any(), name
