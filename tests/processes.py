@@ -5,13 +5,13 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
-from problems import planted
+from problems import Interrupted, interrupt_after, planted
 
-from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder
+from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder, fit_many
 from sparsecode_estimators.learning.distributed import Group
-from sparsecode_estimators.learning.run import Run
 
 X, CODES, D = planted(403, 8, 16, 3, seed=81)
 # few rows until a latent is dead, so that some are, and are started again; uneven last batches
@@ -44,6 +44,9 @@ CANDIDATES = {
     "one row": (SAEEncoder, k_sparse("topk", batch_size=1, max_iter=1)),
     "many atoms": (SAEEncoder, k_sparse("topk", n_components=400, batch_size=20, aux_alpha=0)),
 }
+
+
+MANY = ["batch_topk", "relu", "MLP topk"]
 
 
 def candidate(name, **options):
@@ -105,6 +108,8 @@ def fit_all(rank, folder):
     found["chunks"] = attributes(chunks)
     warm = candidate("topk", warm_start=True)
     found["warm"] = attributes(warm.fit(X).fit(X))
+    several = fit_many([candidate(name) for name in MANY], X)
+    found |= {f"many: {name}": attributes(e) for name, e in zip(MANY, several, strict=True)}
     found["unseeded"] = attributes(candidate("topk", random_state=None).fit(X))
     return found
 
@@ -158,24 +163,13 @@ def _message(call):
     return None
 
 
-class Interrupted(Exception):
-    pass
-
-
 def interrupted(rank, folder, name, stop):
     """A fit that is interrupted and taken up, by processes only the first of which may write."""
     whole = attributes(candidate(name).fit(X))
     runs = Path(folder) / f"runs of {rank}"
     sae = candidate(name, checkpoint=runs, checkpoint_steps=4)
-    gradients, steps = Run._gradients, iter(range(stop))
-
-    def last(self, *args):
-        if next(steps, None) is None:
-            raise Interrupted
-        return gradients(self, *args)
-
-    Run._gradients = last
-    kind, _ = _message(lambda: sae.fit(X))
-    Run._gradients = gradients
-    assert kind == "Interrupted"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, stop)
+        with pytest.raises(Interrupted):
+            sae.fit(X)
     return whole, attributes(sae.fit(X))

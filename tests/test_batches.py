@@ -98,7 +98,7 @@ def test_processes_share_the_batches_of_one(kind, n, batch_size, size, shuffle):
     for (rows, length, _, one), *shared in zip(alone, *of_ranks, strict=True):
         assert (length, one) == (len(rows), 1)
         (copies,) = {copies for _, _, copies, _ in shared}
-        assert sorted(sum((own for own, *_ in shared), [])) == sorted(rows * copies)
+        assert sorted(row for own, *_ in shared for row in own) == sorted(rows * copies)
         assert all(own and n == length for own, n, *_ in shared)
         assert sum(share for *_, share in shared) == pytest.approx(1)
         assert copies == 1 or length < size

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
-from processes import CANDIDATES, CODES, OPTIONS, X, candidate, mapped, rows_for
 from problems import planted
+from processes import CANDIDATES, CODES, OPTIONS, X, candidate, mapped, rows_for
 
 from sparsecode_estimators import SAEEncoder
 from sparsecode_estimators.learning.distributed import Group
@@ -70,6 +70,12 @@ def test_every_rank_returns_the_same_bits(fitted, name):
 def test_two_processes_come_to_what_one_does(fitted, name, tmp_path):
     one = processes.attributes(alone(name, tmp_path))
     assert_same(fitted[0][name], one, np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", processes.MANY)
+def test_several_models_on_one_pass_of_two_processes(fitted, name):
+    for found in fitted:
+        assert_same(found[f"many: {name}"], found[name])
 
 
 def test_latents_die_and_are_started_again(fitted):

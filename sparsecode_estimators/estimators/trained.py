@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ from .base import (
 from .callbacks import CallbackSupportMixin, Watch
 from .parameters import TrainingParameters
 from .validation import _fit_context, given_dictionary
+
+T = TypeVar("T")
 
 _MAX_DEAD_AFTER = 10_000_000
 _ROWS_FOR_LATENT = 16  # in which a latent that is alive should have fired
@@ -118,8 +120,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         -------
         self
         """
-        resume = self.warm_start and hasattr(self, "components_")
-        return self._fit(X, y, resume=resume, n_epochs=self.max_iter, decay=True)
+        with Group.present() as group:
+            fit = self._begin_whole_fit(X, y, group)
+            train([fit.training], fit.read, group)
+        return self._end_fit(fit)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None) -> BaseSparseEncoder:
@@ -137,15 +141,21 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         -------
         self
         """
-        return self._fit(X, y, resume=hasattr(self, "components_"), n_epochs=1, decay=False)
-
-    def _fit(
-        self, X: Any, y: Any, *, resume: bool, n_epochs: int, decay: bool
-    ) -> BaseSparseEncoder:
         with Group.present() as group:
-            fit = self._begin_fit(X, y, group, resume=resume, n_epochs=n_epochs, decay=decay)
+            resume = hasattr(self, "components_")
+            fit = self._begin_fit(X, y, group, resume=resume, n_epochs=1, decay=False)
             train([fit.training], fit.read, group)
         return self._end_fit(fit)
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def _within_fit(self, call: Callable[[], T]) -> T:
+        """Call something as a part of ``fit``: parameters are checked, callbacks are set up."""
+        return call()
+
+    def _begin_whole_fit(self, X: Any, y: Any, group: Group) -> Fit:
+        """What ``fit`` begins with, and not ``partial_fit``."""
+        resume = self.warm_start and hasattr(self, "components_")
+        return self._begin_fit(X, y, group, resume=resume, n_epochs=self.max_iter, decay=True)
 
     def _begin_fit(
         self, X: Any, y: Any, group: Group, *, resume: bool, n_epochs: int, decay: bool

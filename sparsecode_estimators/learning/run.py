@@ -178,7 +178,7 @@ class Run:
 
     def take(self, batch: Batch, checkpoint: Checkpoint | None) -> None:
         """The next step of the pass, on rows that are not scaled, and what has to follow it."""
-        rows = tuple(s.scaled(part) for s, part in zip(self.sources, batch.rows, strict=False))
+        rows = tuple(s.scaled(part) for s, part in zip(self.sources, batch.rows, strict=True))
         progress = (self.iteration + self.n_steps / self.per_epoch) / self.end
         self.step(batch._replace(rows=rows), progress)
         every = LOOK_EVERY[self.totals.device.type]
