@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,4 +173,6 @@ def interrupted(rank, folder, name, stop):
         interrupt_after(patch, stop)
         with pytest.raises(Interrupted):
             sae.fit(X)
+    if rank == 0:
+        shutil.copytree(runs, Path(folder) / "left")
     return whole, attributes(sae.fit(X))

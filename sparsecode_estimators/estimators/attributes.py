@@ -113,10 +113,8 @@ def kept_run(estimator: Any, facts: dict[str, str]) -> Checkpoint:
     and no fit takes up another.
     """
     lines = "\n".join(f"{name}={fact}" for name, fact in facts.items())
-    path = (
-        Path(estimator.checkpoint)
-        / f"{hashlib.sha256(lines.encode()).hexdigest()[:24]}.safetensors"
-    )
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    path = Path(estimator.checkpoint) / f"{digest[:24]}.safetensors"
     return Checkpoint(path, estimator.checkpoint_seconds, estimator.checkpoint_steps)
 
 

@@ -103,6 +103,7 @@ def _shared(estimator: BaseSparseEncoder, name: str) -> Any:
 
 def _fit_all(estimators: list[BaseSparseEncoder], X: Any, y: Any) -> None:
     with Group.present() as group:
+        group.agree({"the number of estimators": str(len(estimators))})
         fits: list[Fit] = []
         for estimator in estimators:
             with config_context(**({"assume_finite": True} if fits else {})):  # it is known by now

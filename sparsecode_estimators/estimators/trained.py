@@ -109,6 +109,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
     def fit(self, X: Any, y: Any = None) -> BaseSparseEncoder:
         """Train on X.
 
+        Where ``torch.distributed`` has been initialised all processes of the group train one
+        model: each calls ``fit`` with the same parameters and the same X, computes its part of
+        every batch, and returns the same estimator. See :doc:`/user_guide/parallel`.
+
         Parameters
         ----------
         X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)

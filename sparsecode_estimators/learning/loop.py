@@ -54,6 +54,7 @@ class Training:
 
     @property
     def is_over(self) -> bool:
+        """Whether there is nothing left to do."""
         return self.diverged is not None or self.run.iteration >= self.run.end
 
 
