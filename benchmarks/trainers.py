@@ -67,8 +67,9 @@ def ours(
     *,
     optimizer: str = "adam",
     schedule: str = "constant",
+    rounds: bool = False,
 ) -> Trainer:
-    """The loop of the estimators, a step at a time."""
+    """The loop of the estimators, a step at a time; ``rounds``: ``precision="bfloat16"``."""
     generator = torch.Generator().manual_seed(9_000_011 + seed)
     D = unit(torch.randn(N, d, generator=generator))
     activation = make_activation("topk" if k else "relu", k, D, alpha, bounded=False)
@@ -79,7 +80,7 @@ def ours(
         max_iter=10**9, batch_size=10**9, optimizer=optimizer, learning_rate=lr,
         schedule=schedule, warmup=0.0,
         sparsity_warmup=0.0, max_grad_norm=None, prefix_sizes=None, tol=0.0,
-        n_iter_no_change=10**9, shuffle=False, aux_alpha=1 / 32,
+        n_iter_no_change=10**9, shuffle=False, aux_alpha=1 / 32, rounds=rounds,
     )  # fmt: skip
     optimizer_ = OPTIMIZERS[optimizer].fresh(trained(model, settings))
     rows = _Batch(torch.zeros(1, d))

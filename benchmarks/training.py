@@ -3,8 +3,9 @@
     pip install sae-lens eai-sparsify schedulefree dictionary-learning
     python benchmarks/training.py [--quick] [--threads 2]
 
-Wall clock of single steps, medians over interleaved rounds, float32. "product" is the one dense
-product that a step needs, rows with the encoder's weights. "fit" is ``SAEEncoder.fit`` with
+Wall clock of single steps, medians over interleaved rounds, float32 unless said: "ours, bfloat16"
+is ``precision="bfloat16"``, "SAELens, bfloat16" its autocast. "product" is the one dense product
+that a step needs, rows with the encoder's weights, in float32. "fit" is ``SAEEncoder.fit`` with
 everything that it does besides steps.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -29,12 +31,14 @@ def makers(k: int | None) -> dict:
     """Trainers by name."""
     found = {
         "ours": trainers.ours,
+        "ours, bfloat16": partial(trainers.ours, rounds=True),
         "SAELens": trainers.saelens,
+        "SAELens, bfloat16": partial(trainers.saelens, autocast=True),
         "dictionary_learning": trainers.dictionary_learning,
     }
     if k:
         found["sparsify, Adam"] = trainers.sparsify
-        found["sparsify, sign descent"] = lambda *a: trainers.sparsify(*a, signum=True)
+        found["sparsify, sign descent"] = partial(trainers.sparsify, signum=True)
     return found
 
 
@@ -68,6 +72,7 @@ def steps(k: int | None, batch: int, N: int, rounds: int) -> list[dict]:
             "trainer": name,
             "rows/s": batch / taken[name],
             "ours over it": taken[name] / taken["ours"],
+            "ours, bfloat16, over it": taken[name] / taken["ours, bfloat16"],
             "share of the product": taken["product"] / taken[name],
         }
         for name in taken

@@ -92,7 +92,8 @@ def write(name: str, rows: list[dict]) -> None:
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"environment": environment(), "rows": rows}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n")
-    header = list(rows[0])
+    header = list(dict.fromkeys(key for row in rows for key in row))
     print(" | ".join(header))
     for row in rows:
-        print(" | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+        cells = [row.get(key, "") for key in header]
+        print(" | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in cells))

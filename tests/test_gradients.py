@@ -197,12 +197,47 @@ def test_few_active_codes_are_handled_as_sparse():
 def test_batch_topk_keeps_as_many_as_asked_for_and_learns_a_threshold():
     rng = np.random.default_rng(5)
     activation = make_activation("batch_topk", 3, torch.zeros(50, 4), 0.0, bounded=False)
-    smallest = []
+    smallest, work = [], Workspace()
     for _ in range(200):
         pre = torch.tensor(rng.standard_normal((64, 50)))
-        at = activation.places(pre, torch.zeros(50).double())
+        at = activation.places(pre, torch.zeros(50).double(), work)
         assert len(at.places.atoms) == 3 * 64
         smallest.append(at.gather(pre).min().item())
     assert activation.threshold.item() == pytest.approx(np.mean(smallest), rel=0.02)
     codes = activation(torch.tensor(rng.standard_normal((4000, 50))))
     assert (codes > 0).sum(1).double().mean().item() == pytest.approx(3, rel=0.1)
+
+
+def decisions(model, work, x):
+    """What pre-activations are compared with, and on which side they are."""
+    v = work.product(model.hidden(x), model.weights[-1]) + model.biases[-1]
+    edges = [torch.zeros(())]
+    if hasattr(model.activation, "bandwidth"):
+        half = model.activation.bandwidth / 2
+        edges += [model.activation.threshold + shift for shift in (-half, 0, half)]
+    return torch.stack([v > edge for edge in edges])
+
+
+@pytest.mark.parametrize("few", [0.0, 1.0])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_rounded_products_choose_and_do_not_compute(name, few, monkeypatch):
+    """By sparse products gradients are exact once the active codes are the same; by dense ones
+    they have errors of bfloat16."""
+    for module in ("codes", "activations"):
+        monkeypatch.setattr(f"sparsecode_estimators.learning.{module}.FEW", few)
+    same, tol = 0, 1e-5 if few else 0.05
+    for seed in range(60):
+        model, x = network(name, seed=seed)
+        model, x = model.float(), x[:3].float()
+        works = [Workspace(rounds=rounds) for rounds in (False, True)]
+        with torch.no_grad():
+            exact, rounded = (decisions(model, work, x) for work in works)
+        steps = [factored(model, x, ALPHA, everything_alive(), 0.5, work) for work in works]
+        if not (torch.equal(exact, rounded) and torch.equal(steps[0].counts, steps[1].counts)):
+            continue  # two numbers were closer than the rounding
+        same += 1
+        torch.testing.assert_close(steps[1].loss, steps[0].loss, rtol=tol, atol=0)
+        for p in parameters(model):
+            gradient, found = (step.gradients[p] for step in steps)
+            assert (found - gradient).norm() <= tol * gradient.norm() + 1e-6
+    assert same >= 5

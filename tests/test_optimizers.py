@@ -26,12 +26,15 @@ def run(name, rates, *, skip_at=()):
         skip = STOP if i in skip_at else GO
         if i in skip_at:
             grads = [g * torch.nan for g in grads]
-        optimizer.step(dict(zip(params, grads, strict=True)), rate, skip=skip)
+        optimizer.step(dict(zip(params, grads, strict=True)), rate, skip=skip, unit=None)
     optimizer.finish_()
     return params
 
 
-def test_adam_is_that_of_torch():
+@pytest.mark.parametrize("large", [2**18, 1])
+def test_adam_is_that_of_torch(large, monkeypatch):
+    """By torch's own and by the compiled loop, which is for large matrices."""
+    monkeypatch.setattr("sparsecode_estimators.kernels.adam.LARGE", large)
     ours = run("adam", [0.01] * 20)
     params, steps = random_steps()
     theirs = torch.optim.Adam(params, lr=0.01)
@@ -41,6 +44,26 @@ def test_adam_is_that_of_torch():
         theirs.step()
     for a, b in zip(ours, params, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["adam", "sign"])
+def test_rows_of_unit_length_at_any_size(name, dtype, monkeypatch):
+    results = []
+    for large in (10**9, 1):
+        monkeypatch.setattr("sparsecode_estimators.kernels.adam.LARGE", large)
+        rng = np.random.default_rng(66)
+        p = torch.tensor(rng.standard_normal((50, 33)), dtype=dtype)
+        p[7] = 0
+        optimizer = OPTIMIZERS[name].fresh([p])
+        for i in range(10):
+            gradient = torch.tensor(rng.standard_normal(p.shape), dtype=dtype)
+            gradient[7] = 0
+            optimizer.step({p: gradient}, 0.01, skip=STOP if i == 4 else GO, unit=p)
+        torch.testing.assert_close(p[:7].norm(dim=1), torch.ones(7, dtype=dtype))
+        assert not p[7].any()
+        results.append(p)
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("rates", [[0.01] * 20, list(np.linspace(0, 0.02, 20))])
@@ -64,7 +87,7 @@ def test_gradients_of_sign_descent_are_taken_between_point_and_average():
     params, steps = random_steps()
     optimizer = OPTIMIZERS["sign"].fresh(params)
     for grads in steps:
-        optimizer.step(dict(zip(params, grads, strict=True)), 0.01, skip=GO)
+        optimizer.step(dict(zip(params, grads, strict=True)), 0.01, skip=GO, unit=None)
     between = [p.clone() for p in params]
     optimizer.finish_()
     for y, x, z in zip(between, params, optimizer.slots["points"], strict=True):
@@ -91,7 +114,7 @@ def test_latents_begin_anew(name):
     params, steps = random_steps()
     optimizer = OPTIMIZERS[name].fresh(params)
     for grads in steps:
-        optimizer.step(dict(zip(params, grads, strict=True)), 0.01, skip=GO)
+        optimizer.step(dict(zip(params, grads, strict=True)), 0.01, skip=GO, unit=None)
     optimizer.forget([params[0]], torch.tensor([1, 2]))
     fresh = OPTIMIZERS[name].fresh([p.clone() for p in params])
     for slot, new in zip(optimizer.slots.values(), fresh.slots.values(), strict=True):

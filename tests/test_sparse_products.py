@@ -26,13 +26,22 @@ def scores(n, n_components, seed, *, ties):
     return torch.tensor(rng.standard_normal((n, n_components)))
 
 
+def of_type(dtype, pre, per_column):
+    """Scores rounded to bfloat16 go with float32 for each column."""
+    return pre.to(dtype), per_column.to(torch.promote_types(dtype, torch.float32))
+
+
+TYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("make", MAKES)
 @given(size=sizes, share=st.floats(0, 1), signed=st.booleans(), ties=st.booleans())
-def test_the_largest_are_found(make, size, share, signed, ties):
+def test_the_largest_are_found(make, dtype, size, share, signed, ties):
     n, n_components, _, seed = size
     k = max(1, round(share * n_components))
     pre = scores(n, n_components, seed, ties=ties)
-    bias = scores(1, n_components, seed + 2, ties=ties)[0]
+    pre, bias = of_type(dtype, pre, scores(1, n_components, seed + 2, ties=ties)[0])
     places = make.largest(pre, bias, k, signed=signed)
     atoms = places.atoms.reshape(n, k).numpy()
     assert (np.diff(atoms, axis=1) > 0).all()
@@ -43,14 +52,15 @@ def test_the_largest_are_found(make, size, share, signed, ties):
     np.testing.assert_array_equal(places.starts, np.arange(n + 1) * k)
 
 
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("make", MAKES)
 @given(size=sizes, ties=st.booleans())
-def test_all_above_the_floor_are_found(make, size, ties):
+def test_all_above_the_floor_are_found(make, dtype, size, ties):
     n, n_components, _, seed = size
     pre = scores(n, n_components, seed, ties=ties)
-    floor = scores(1, n_components, seed + 1, ties=ties)[0]
+    pre, floor = of_type(dtype, pre, scores(1, n_components, seed + 1, ties=ties)[0])
     places = make.above(pre, floor)
-    rows, atoms = np.nonzero(pre.numpy() > floor.numpy())
+    rows, atoms = np.nonzero(pre.double().numpy() > floor.double().numpy())
     np.testing.assert_array_equal(places.rows, rows)
     np.testing.assert_array_equal(places.atoms, atoms)
 

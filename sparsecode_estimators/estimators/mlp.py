@@ -101,8 +101,12 @@ class MLPEncoder(BaseSparseEncoder):
     random_state : int, RandomState or None, default=None
     device : str, default="auto"
         "auto": where a tensor X lies, else CUDA if there is one, else the CPU.
-    precision : {"float32", "float64"}, default="float32"
-        Arithmetic of training. ``transform`` computes in the type of X.
+    precision : {"float32", "float64", "bfloat16", "auto"}, default="float32"
+        Arithmetic of training. "bfloat16": dense products are those of rounded numbers. Where
+        codes are sparse there is one such product, which chooses the active codes; their values,
+        all gradients and the parameters are float32. "auto": that, where the processor
+        multiplies such numbers in hardware and the encoder has 2²⁰ weights or more, else
+        "float32". ``transform`` computes in the type of X.
     checkpoint : str, path or None, default=None
         Folder in which ``fit`` keeps its state as it goes (needs ``safetensors``). The same
         ``fit`` after an interruption goes on from there, to exactly the weights that it would

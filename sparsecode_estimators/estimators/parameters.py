@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from sklearn.utils.validation import check_scalar
 
+from ..kernels import rounded
 from ..learning.optimizers import OPTIMIZERS
 from ..learning.run import Settings
 from .attributes import K_SPARSE, PENALTIES
@@ -17,6 +18,7 @@ from .base import ENCODER_ALPHA_FRACTION, UNSHRUNK_ALPHA_FRACTION, BaseSparseCod
 from .validation import Interval, StrOptions
 
 _AUTO_BATCH = 256
+_ROUNDED_FROM = 2**20  # weights of an encoder from which rounded products pay
 
 
 class TrainingParameters(BaseSparseCoder):
@@ -50,7 +52,7 @@ class TrainingParameters(BaseSparseCoder):
         "sparse_output": ["boolean"],
         "random_state": ["random_state"],
         "device": [str, torch.device],
-        "precision": [StrOptions({"float32", "float64"})],
+        "precision": [StrOptions({"float32", "float64", "bfloat16", "auto"})],
         "checkpoint": [str, os.PathLike, None],
         "checkpoint_seconds": [Interval(Real, 0, None, closed="left")],
         "checkpoint_steps": [Interval(Integral, 1, None, closed="left"), None],
@@ -88,6 +90,22 @@ class TrainingParameters(BaseSparseCoder):
             raise ValueError(
                 "dictionary is kept fixed, so dict_init would go unused: give only one of them."
             )
+
+        if self.precision == "bfloat16" and self.objective == "codes":
+            raise ValueError(
+                "precision='bfloat16' rounds the choice of active codes, and objective='codes' "
+                "compares all of them: set precision='float32' or 'auto'."
+            )
+
+    def _training_type(self) -> torch.dtype:
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def _rounds(self, n_components: int, device: torch.device) -> bool:
+        """Whether dense products of training are those of rounded numbers."""
+        if self.precision != "auto" or self.objective == "codes":
+            return bool(self.precision == "bfloat16")
+        large = n_components * self.n_features_in_ >= _ROUNDED_FROM
+        return large and rounded.is_faster(device)
 
     def _ends(self, n_components: int) -> tuple[int, ...] | None:
         """Sizes of the nested dictionaries, the whole one last."""
@@ -134,6 +152,7 @@ class TrainingParameters(BaseSparseCoder):
         n_epochs: int,
         *,
         decay: bool,
+        device: torch.device,
     ) -> Settings:
         return Settings(
             objective=self.objective,
@@ -153,4 +172,5 @@ class TrainingParameters(BaseSparseCoder):
             n_iter_no_change=self.n_iter_no_change,
             shuffle=self.shuffle,
             aux_alpha=self.aux_alpha,
+            rounds=self._rounds(n_components, device),
         )

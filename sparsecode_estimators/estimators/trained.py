@@ -175,7 +175,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         width = width if given is None else len(given)
         targets = read_targets(y, rows, width) if self.objective == "codes" else None
         width = width if targets is None else targets.n_features
-        work = rows.using(getattr(torch, self.precision))
+        work = rows.using(self._training_type())
         seed = group.first(make_generator(self.random_state).initial_seed())
         fresh = (targets, given, width, torch.Generator().manual_seed(seed))
         run = self._resume(work, known) if resume else self._start(work, *fresh)
@@ -187,7 +187,8 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         )
         dead = self._dead(run.silent_for, len(rows), n_epochs if decay else None)
         settings = self._settings(
-            run.alpha / run.scale, len(run.model.dictionary), len(rows), n_epochs, decay=decay
+            run.alpha / run.scale, len(run.model.dictionary), len(rows), n_epochs,
+            decay=decay, device=work.device,
         )  # fmt: skip
         read = (rows,) if targets is None else (rows, targets)
         keep = None

@@ -188,6 +188,7 @@ class UnrolledEncoder(BaseSparseEncoder):
         **BaseSparseEncoder._parameter_constraints,
         "activation": [StrOptions({"relu", "topk"})],
         "n_steps": [Interval(Integral, 1, None, closed="left")],
+        "precision": [StrOptions({"float32", "float64"})],
         "weights": [StrOptions({"learned", "analytic"})],
     }
     del _parameter_constraints["penalty"], _parameter_constraints["prefix_sizes"]

@@ -17,6 +17,7 @@ from .cpu_pursuit import pursuit as _pursuit
 from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
+from .rounded import is_faster as rounded_is_faster
 
 CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrupts get through
 TOGETHER = 256  # rows whose products with all atoms are made at once
@@ -89,7 +90,8 @@ def _wide(
     """
     rows, atoms, *options = given
     D = torch.from_numpy(atoms)
-    rounded = D.bfloat16() if atoms.dtype == np.float32 and _rounded_is_faster() else D
+    rounds = atoms.dtype == np.float32 and rounded_is_faster(D.device)
+    rounded = D.bfloat16() if rounds else D
     for begin in range(0, len(rows), TOGETHER):
         batch = slice(begin, begin + TOGETHER)
         X, answers = rows[batch], [a[batch] for a in out]
@@ -159,8 +161,3 @@ def _and_the_rest(
         many(rows[rest], answers)
         for whole, answer in zip(out, answers, strict=True):
             whole[rest] = answer
-
-
-def _rounded_is_faster() -> bool:
-    """Whether the processor multiplies matrices of bfloat16 in hardware (AMX)."""
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())

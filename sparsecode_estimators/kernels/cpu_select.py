@@ -1,4 +1,4 @@
-"""Which entries of a row are large, sixteen at a time."""
+"""Which entries of a row are large, sixteen at a time; entries may be of bfloat16 (uint16)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .cpu_vectors import (
     at_least,
     bare,
     bits,
+    get,
     how_many,
     load,
     lowest,
@@ -27,8 +28,15 @@ GROUPS = 4  # maxima of so many groups for each entry that is looked for
 @inlined
 def _score(scores, start, bias, j, signed):
     """Scores of a row from column j on, with their bias."""
-    v = plus(load(scores, start + j), scores.dtype.type(1), load(bias, j))
+    v = plus(load(scores, start + j), bias.dtype.type(1), load(bias, j))
     return absolute(v) if signed else v
+
+
+@inlined
+def _score_of(scores, start, bias, j, signed):
+    """The score in column j."""
+    v = get(scores, start + j) + bias[j]
+    return abs(v) if signed else v
 
 
 @part
@@ -81,12 +89,12 @@ def places_of_largest(rows, scores, bias, signs, atoms):
     """
     scores, bias, atoms, signed = bare(scores), bare(bias), bare(atoms), signs[0]
     n_components, k = scores.shape[1], atoms.shape[1]
-    top = np.empty(-(-GROUPS * k // WIDTH) * WIDTH, scores.dtype)
-    found, values = np.empty(n_components, np.int64), np.empty(n_components, scores.dtype)
-    kept = np.empty(n_components, scores.dtype)
+    top = np.empty(-(-GROUPS * k // WIDTH) * WIDTH, bias.dtype)
+    found, values = np.empty(n_components, np.int64), np.empty(n_components, bias.dtype)
+    kept = np.empty(n_components, bias.dtype)
     for row in rows:
         start, n = row * n_components, 0
-        least = scores.dtype.type(_lower_bound(scores, start, bias, n_components, signed, k, top))
+        least = bias.dtype.type(_lower_bound(scores, start, bias, n_components, signed, k, top))
         whole = n_components // WIDTH * WIDTH
         for j in range(0, whole, WIDTH):
             some = bits(at_least(_score(scores, start, bias, j, signed), splat(least)))
@@ -95,13 +103,11 @@ def places_of_largest(rows, scores, bias, signs, atoms):
                 some &= some - 1
                 n += 1
         for j in range(whole, n_components):
-            v = scores[row, j] + bias[j]
-            if (abs(v) if signed else v) >= least:
+            if _score_of(scores, start, bias, j, signed) >= least:
                 found[n] = j
                 n += 1
         for i in range(n):
-            v = scores[row, found[i]] + bias[found[i]]
-            values[i] = abs(v) if signed else v
+            values[i] = _score_of(scores, start, bias, found[i], signed)
         kept[:n] = values[:n]
         least = _kth_largest(kept, n, k)
         ties = k
@@ -126,7 +132,7 @@ def count_above(rows, scores, floor, counts):
         for j in range(0, whole, WIDTH):
             n += how_many(bits(more_than(load(scores, start + j), load(floor, j))))
         for j in range(whole, n_components):
-            n += scores[row, j] > floor[j]
+            n += get(scores, start + j) > floor[j]
         counts[row + 1] = n
 
 
@@ -145,6 +151,6 @@ def places_above(rows, scores, floor, starts, atoms):
                 some &= some - 1
                 n += 1
         for j in range(whole, n_components):
-            if scores[row, j] > floor[j]:
+            if get(scores, start + j) > floor[j]:
                 atoms[n] = j
                 n += 1

@@ -26,7 +26,8 @@ def _share_out(work, n: int, *arrays: Tensor | np.ndarray) -> None:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
+    tensor = tensor.detach().contiguous()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:

@@ -75,15 +75,31 @@ def _place(context, builder, kind, array, place):
     return pointer, kind.dtype.bitwidth // 8
 
 
+def _number(dtype):
+    """Type of the numbers in an array: NumPy has no bfloat16, its bits come as uint16."""
+    return types.float32 if dtype == types.uint16 else dtype
+
+
+def _widen(builder, bits, wide, result):
+    """bfloat16 is the upper half of float32."""
+    half = [16] * WIDTH if isinstance(wide, ir.VectorType) else 16
+    upper = builder.shl(builder.zext(bits, wide), ir.Constant(wide, half))
+    return builder.bitcast(upper, result)
+
+
 @intrinsic
 def load(_, array, place):
     """Vector that begins at ``place``, counted over the whole of a contiguous array."""
 
     def codegen(context, builder, signature, args):
         pointer, align = _place(context, builder, signature.args[0], *args)
-        return builder.load(pointer, align=align)
+        vector = builder.load(pointer, align=align)
+        if signature.args[0].dtype != types.uint16:
+            return vector
+        wide = ir.VectorType(ir.IntType(32), WIDTH)
+        return _widen(builder, vector, wide, ir.VectorType(ir.FloatType(), WIDTH))
 
-    return Vector(array.dtype)(array, types.intp), codegen
+    return Vector(_number(array.dtype))(array, types.intp), codegen
 
 
 @intrinsic
@@ -104,9 +120,12 @@ def get(_, array, place):
 
     def codegen(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.load(builder.gep(data, [args[1]]))
+        number = builder.load(builder.gep(data, [args[1]]))
+        if signature.args[0].dtype != types.uint16:
+            return number
+        return _widen(builder, number, ir.IntType(32), ir.FloatType())
 
-    return array.dtype(array, types.intp), codegen
+    return _number(array.dtype)(array, types.intp), codegen
 
 
 def _spread(builder, number):

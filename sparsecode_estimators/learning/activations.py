@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..kernels import sparse
 from ..kernels.sparse import Places
 from .codes import FEW, Codes, Dense, Sparse, Workspace
-from .distributed import Group
 
 THRESHOLD_MEMORY = 0.02  # weight of a batch in the learned threshold of BatchTopK
 BANDWIDTH = 0.5  # of the window around the threshold of JumpReLU, as a share of alpha
@@ -121,7 +120,7 @@ class TopK(Activation):
     def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Codes:
         if work.nested or not self._is_dense(pre):
             return self.active(pre, bias)
-        return Dense(self._mask(pre + bias))
+        return work.dense(self._mask(pre + bias))
 
     def _is_dense(self, pre: Tensor) -> bool:
         return self.k_now > FEW * pre.shape[1]
@@ -165,17 +164,17 @@ class BatchTopK(Activation):
         self.register_buffer("threshold", torch.zeros(()) if threshold is None else threshold)
         self.register_buffer("n_seen", torch.tensor(seen))
 
-    def places(self, pre: Tensor, bias: Tensor, work: Workspace | None = None) -> Sparse:
+    def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Sparse:
         n, n_components = pre.shape
-        group = Group() if work is None else work.group
+        group = work.group
         wanted = int(group.sum_(torch.tensor(n))) * min(self.k_now, n_components)
         # few numbers are above half of what the threshold has been, and it seldom falls so far
-        found = Sparse(sparse.above(pre, 0.5 * self.threshold.to(pre) - bias), n_components)
-        v = found.gather(pre) + found.spread(bias)
+        found = Sparse(sparse.above(pre, 0.5 * self.threshold.to(bias) - bias), n_components)
+        v = work.at(found, pre) + found.spread(bias)
         of_all = group.gather(v)
         if len(of_all) < wanted:
             found = Sparse(sparse.above(pre, -bias), n_components)
-            v = found.gather(pre) + found.spread(bias)
+            v = work.at(found, pre) + found.spread(bias)
             of_all = group.gather(v)
         if len(of_all) > wanted:
             of_all = of_all.topk(wanted).values

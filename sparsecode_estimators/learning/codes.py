@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..kernels import sparse
+from ..kernels import rounded, sparse
 from ..kernels.sparse import Places
 from .distributed import Group
 
@@ -25,10 +25,13 @@ class Dense:
     ----------
     mask : Tensor of shape (n, n_components) or None
         Which of them may be non-zero, if that does not follow from the values.
+    rounds : bool
+        Whether products are those of numbers rounded to bfloat16.
     """
 
-    def __init__(self, mask: Tensor | None = None) -> None:
+    def __init__(self, mask: Tensor | None = None, *, rounds: bool = False) -> None:
         self.mask = mask
+        self._product = rounded.product if rounds else torch.matmul
 
     def masked(self, values: Tensor) -> Tensor:
         """Zeros where codes are known to be zero."""
@@ -52,15 +55,15 @@ class Dense:
 
     def decode(self, values: Tensor, D: Tensor) -> Tensor:
         """``SD``, shape (n, n_features)."""
-        return values @ D
+        return self._product(values, D)
 
     def products(self, R: Tensor, D: Tensor) -> Tensor:
         """``RDᵀ`` at these places."""
-        return R @ D.T
+        return self._product(R, D.T)
 
     def rows_by_atom(self, values: Tensor, R: Tensor) -> Tensor:
         """``SᵀR``, shape (n_components, n_features)."""
-        return values.T @ R
+        return self._product(values.T, R)
 
 
 class Sparse:
@@ -148,26 +151,41 @@ class Workspace:
     ----------
     nested : bool
         Whether dictionaries are nested, for which codes have to be :class:`Sparse`.
+    rounds : bool
+        Whether dense products are those of numbers rounded to bfloat16. Codes of
+        :class:`Sparse` are computed again from the numbers themselves.
     group : Group or None
         The processes that share each batch; None: there is one.
     """
 
-    def __init__(self, *, nested: bool = False, group: Group | None = None) -> None:
-        self.nested = nested
+    def __init__(
+        self, *, nested: bool = False, rounds: bool = False, group: Group | None = None
+    ) -> None:
+        self.nested, self.rounds = nested, rounds
         self.group = group or Group()
         self.steps_dense = 0
         self._room: Tensor | None = None
+        self._factors: tuple[Tensor, Tensor] | None = None
 
     def product(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """Pre-activations without their bias; the next call writes to the same place.
 
         Where memory is new, the system clears it first, which takes half as long as the product.
         """
+        self._factors = hidden, weight
+        if self.rounds:
+            hidden, weight = hidden.bfloat16(), weight.bfloat16()
         shape = len(hidden), len(weight)
         if self._room is None or self._room.numel() < shape[0] * shape[1]:
             self._room = hidden.new_empty(shape[0] * shape[1])
         room = self._room[: shape[0] * shape[1]].view(shape)
         return torch.mm(hidden, weight.T, out=room)
+
+    def at(self, places: Codes, pre: Tensor) -> Tensor:
+        """Entries of the last product at some places, not rounded if they are few."""
+        if self.rounds and self._factors is not None and isinstance(places, Sparse):
+            return places.products(*self._factors)
+        return places.gather(pre)
 
     def above(self, pre: Tensor, floor: Tensor) -> Codes:
         """Places at which entries are above the floor of their column."""
@@ -175,10 +193,14 @@ class Workspace:
             self.steps_dense = 0
             return Sparse(sparse.above(pre, floor), pre.shape[1])
         self.steps_dense += 1
-        return Dense()
+        return self.dense()
 
     def _few(self, active: Tensor) -> bool:
         """Whether few codes of the whole batch are active."""
         found = torch.stack([active.sum(), active.new_tensor(active.numel(), dtype=torch.int64)])
         n_active, n = self.group.sum_(found).tolist()
         return bool(n_active <= FEW * n)
+
+    def dense(self, mask: Tensor | None = None) -> Dense:
+        """All codes."""
+        return Dense(mask, rounds=self.rounds)

@@ -152,7 +152,7 @@ def _activate(model: SparseAutoencoder, pre: Tensor, alpha: float, work: Workspa
     activation, bias = model.activation, model.biases[-1].detach()
     at = activation.places(pre, bias, work)
     with torch.enable_grad():
-        v = (at.gather(pre) + at.spread(bias)).requires_grad_()
+        v = (work.at(at, pre) + at.spread(bias)).requires_grad_()
         codes = activation.codes(v, at)
         guess, penalty = activation.guess(v), activation.penalty(v, codes, at, alpha)
     return _Active(at, v, codes, guess, penalty)

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of Adam
+from ..kernels.adam import adam, to_unit_length_
+
 MIX = 0.95  # β of sign descent
 
 
@@ -56,8 +56,15 @@ class Optimizer(ABC):
         """With nothing to remember yet."""
 
     @abstractmethod
-    def step(self, gradients: dict[Tensor, Tensor], learning_rate: float, *, skip: Tensor) -> None:
-        """One step, in place, unless ``skip`` is one."""
+    def step(
+        self,
+        gradients: dict[Tensor, Tensor],
+        learning_rate: float,
+        *,
+        skip: Tensor,
+        unit: Tensor | None,
+    ) -> None:
+        """One step, in place, unless ``skip`` is one; rows of ``unit`` get unit length."""
 
     @abstractmethod
     def forget(self, params: list[Tensor], latents: Tensor) -> None:
@@ -77,7 +84,7 @@ class Optimizer(ABC):
 
 
 class Adam(Optimizer):
-    """Kingma & Ba (2015), in the fused implementation of torch."""
+    """Kingma & Ba (2015), see :mod:`sparsecode_estimators.kernels.adam`."""
 
     @classmethod
     def fresh(cls, params: list[Tensor]) -> Adam:
@@ -85,24 +92,23 @@ class Adam(Optimizer):
         steps = [torch.zeros((), device=p.device) for p in params]
         return cls(params, {"means": means, "squares": squares, "steps": steps})
 
-    def step(self, gradients: dict[Tensor, Tensor], learning_rate: float, *, skip: Tensor) -> None:
-        # the functional form: the class would import a compiler
+    def step(
+        self,
+        gradients: dict[Tensor, Tensor],
+        learning_rate: float,
+        *,
+        skip: Tensor,
+        unit: Tensor | None,
+    ) -> None:
         adam(
             self.params,
             [gradients[p].contiguous() for p in self.params],  # in memory order, as parameters
             self.slots["means"],
             self.slots["squares"],
-            [],
             self.slots["steps"],
-            fused=True,
-            found_inf=skip,
-            amsgrad=False,
-            beta1=BETA1,
-            beta2=BETA2,
-            lr=learning_rate,
-            weight_decay=0.0,
-            eps=EPS,
-            maximize=False,
+            learning_rate=learning_rate,
+            skip=skip,
+            unit=unit,
         )
 
     def forget(self, params: list[Tensor], latents: Tensor) -> None:
@@ -129,7 +135,14 @@ class SignDescent(Optimizer):
         points = [p.detach().clone() for p in params]
         return cls(params, {"points": points, "weights": [torch.zeros(()) for _ in params]})
 
-    def step(self, gradients: dict[Tensor, Tensor], learning_rate: float, *, skip: Tensor) -> None:
+    def step(
+        self,
+        gradients: dict[Tensor, Tensor],
+        learning_rate: float,
+        *,
+        skip: Tensor,
+        unit: Tensor | None,
+    ) -> None:
         share = 1 - skip
         for y, z, total in zip(
             self.params, self.slots["points"], self.slots["weights"], strict=True
@@ -140,6 +153,7 @@ class SignDescent(Optimizer):
             y.data.sub_(z, alpha=1 - MIX).mul_(1 - c)  # β(1 − c)x
             z.sub_(gradients[y].sign().nan_to_num_() * share, alpha=learning_rate)
             y.data.add_(z, alpha=MIX * c + 1 - MIX)
+        to_unit_length_(unit)
 
     def forget(self, params: list[Tensor], latents: Tensor) -> None:
         points = _those_of(params, self.params, self.slots["points"])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.adam import to_unit_length_
 from .activations import BatchTopK, TopK
 from .batches import Batch, Rows
 from .checkpoint import Checkpoint
@@ -46,6 +47,7 @@ class Settings:
     n_iter_no_change: int
     shuffle: bool
     aux_alpha: float
+    rounds: bool  # numbers to bfloat16 in dense products
 
     @property
     def moves_dictionary(self) -> bool:
@@ -159,7 +161,9 @@ class Run:
         self.optimizer, self.dead, self.group = optimizer, dead, group
         self.n_rows = len(sources[0])
         self.per_epoch = -(-self.n_rows // settings.batch_size)
-        self.work = Workspace(nested=settings.prefix_sizes is not None, group=group)
+        self.work = Workspace(
+            nested=settings.prefix_sizes is not None, rounds=settings.rounds, group=group
+        )
         self.iteration, self.end = 0, settings.max_iter
         self.best, self.waited = math.inf, 0
         self.seed, self.n_revivals, self.since_revival = seed, 0, 0
@@ -254,20 +258,15 @@ class Run:
             clip_([gradients[p] for p in self.optimizer.params], settings.max_grad_norm)
         factor = rate(settings.schedule, progress, settings.warmup)
         bad = (~step.loss.isfinite()).float()
-        self.optimizer.step(gradients, settings.learning_rate * factor, skip=bad)
-        if settings.moves_dictionary:
-            self._to_unit_length()
-
-    def _to_unit_length(self) -> None:
-        norms = self.model.dictionary.norm(dim=1, keepdim=True)
-        self.model.dictionary.div_(norms.clamp(min=torch.finfo(norms.dtype).tiny))
+        unit = self.model.dictionary if settings.moves_dictionary else None
+        self.optimizer.step(gradients, settings.learning_rate * factor, skip=bad, unit=unit)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Leave in the model what training has come to."""
         self.optimizer.finish_()
         if self.settings.moves_dictionary:
-            self._to_unit_length()
+            to_unit_length_(self.model.dictionary)
             self.model.refresh_()
 
     def _check(self) -> None:
