@@ -115,6 +115,33 @@ def fit_all(rank, folder):
     return found
 
 
+class StopsAfterTwo:
+    """A callback that asks for the end of the fit."""
+
+    def __init__(self):
+        self.epochs = 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.epochs += context.task_name == "epoch"
+        return self.epochs == 2
+
+
+def stopped(rank, folder):
+    """Epochs of a fit that a callback ends, and those that it has heard of."""
+    callback = StopsAfterTwo()
+    sae = candidate("topk").set_callbacks(callback).fit(X)
+    return sae.n_iter_, callback.epochs
+
+
 _sum = Group.sum_
 
 

@@ -120,6 +120,11 @@ def test_a_run_of_two_goes_on_to_the_same_bits(name, stop, tmp_path):
     assert_same(processes.attributes(sae), again, np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
 
 
+def test_callbacks_of_rank_0_decide_for_all(tmp_path):
+    pytest.importorskip("sklearn.callback")
+    assert processes.start(processes.stopped, tmp_path) == [(2, 2), (2, 0)]
+
+
 def test_one_process_is_a_group_of_its_own():
     group = Group.present()
     assert (group.rank, group.size) == (0, 1)
