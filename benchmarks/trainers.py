@@ -20,11 +20,12 @@ from torch import Tensor
 
 from sparsecode_estimators.learning.activations import make_activation
 from sparsecode_estimators.learning.atoms import unit
+from sparsecode_estimators.learning.batches import Batch
 from sparsecode_estimators.learning.dead import DeadLatents
+from sparsecode_estimators.learning.distributed import Group
 from sparsecode_estimators.learning.encoders import SparseAutoencoder
-from sparsecode_estimators.learning.loop import trained
 from sparsecode_estimators.learning.optimizers import OPTIMIZERS
-from sparsecode_estimators.learning.run import Run, Settings
+from sparsecode_estimators.learning.run import Run, Settings, trained
 
 Trainer = tuple[Callable[[Tensor], Any], Callable[[], Callable[[Tensor], tuple[Tensor, Tensor]]]]
 
@@ -84,12 +85,12 @@ def ours(
     )  # fmt: skip
     optimizer_ = OPTIMIZERS[optimizer].fresh(trained(model, settings))
     rows = _Batch(torch.zeros(1, d))
-    run = Run(model, (rows,), settings, generator, optimizer_, dead)
+    run = Run(model, (rows,), settings, seed, optimizer_, dead, Group())
     seen = [0]
 
     def step(x: Tensor) -> None:
         rows.x = x  # where dead latents find their places
-        run.step((x,), min(seen[0] / total, 1.0))
+        run.step(Batch((x,), len(x), 1), min(seen[0] / total, 1.0))
         seen[0] += len(x)
 
     def network():

@@ -3,6 +3,7 @@
 from .estimators.coding import EncodeInfo
 from .estimators.functional import sparse_encode
 from .estimators.ito import ITORefiner
+from .estimators.many import fit_many
 from .estimators.mlp import MLPEncoder
 from .estimators.sae import SAEEncoder
 from .estimators.sparse_coding import SparseCodingEncoder
@@ -16,6 +17,7 @@ __all__ = [
     "SparseCodingEncoder",
     "UnrolledEncoder",
     "__version__",
+    "fit_many",
     "sparse_encode",
 ]
 

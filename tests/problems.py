@@ -80,3 +80,21 @@ def kkt_violation(codes, X, D, alpha, positive, weights=None, ridge=0.0):
     active = np.abs(correlations - alpha * np.sign(codes))
     worst = np.where(codes != 0, active, np.maximum(idle, 0)).max(1)
     return worst / np.maximum(np.linalg.norm(X, axis=1), np.finfo(float).tiny)
+
+
+class Interrupted(Exception):
+    """A run that was stopped by :func:`interrupt_after`."""
+
+
+def interrupt_after(monkeypatch, n_steps):
+    """The next runs stop after so many steps, in the middle of an epoch."""
+    from sparsecode_estimators.learning.run import Run
+
+    gradients, steps = Run._gradients, iter(range(n_steps))
+
+    def interrupted(self, *args):
+        if next(steps, None) is None:
+            raise Interrupted
+        return gradients(self, *args)
+
+    monkeypatch.setattr(Run, "_gradients", interrupted)

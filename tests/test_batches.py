@@ -11,6 +11,7 @@ import torch
 
 from sparsecode_estimators import SAEEncoder
 from sparsecode_estimators.estimators.arrays import Rows, read_rows
+from sparsecode_estimators.learning import batches as module
 from sparsecode_estimators.learning.batches import (
     BLOCK_BATCHES,
     MIXED_BLOCKS,
@@ -43,8 +44,8 @@ def rows_of(source):
 
 def batches(source, skip=0, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    passes = epoch((rows_of(source),), BATCH, generator, shuffle=True, skip=skip)
-    return [x[:, 0].long().tolist() for (x,) in passes], generator.get_state().tolist()
+    passes = module.batches((rows_of(source),), BATCH, generator, shuffle=True, skip=skip)
+    return [b.rows[0][:, 0].long().tolist() for b in passes], generator.get_state().tolist()
 
 
 @pytest.mark.parametrize("n", [1, 4, 19, BUFFER, 3 * BUFFER - 1, 4 * BUFFER + 23])
@@ -75,6 +76,44 @@ def test_a_pass_goes_on_with_the_same_batches(n):
         assert batches(source, skip) == (whole[skip:], state)
         wanted = -(-n // (BATCH * BLOCK_BATCHES)) - skip // (BUFFER // BATCH) * MIXED_BLOCKS
         assert len(source.reads) <= max(0, wanted)
+
+
+def parts(source, batch_size, rank, size, *, shuffle, skip=0):
+    """Rows of each batch that one of some processes has, their batch's length, and share."""
+    passes = module.batches(
+        (rows_of(source),), batch_size, torch.Generator().manual_seed(3),
+        shuffle=shuffle, skip=skip, rank=rank, size=size,
+    )  # fmt: skip
+    return [(b.rows[0][:, 0].long().tolist(), b.n, b.copies, b.share) for b in passes]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("kind", [OnDisk, lambda n: OnDisk(n)[0:n]], ids=["disk", "memory"])
+@pytest.mark.parametrize(("n", "batch_size", "size"), [
+    (1, 5, 2), (19, 5, 2), (803, 40, 2), (803, 40, 3), (801, 400, 3), (643, 2, 3), (90, 3, 3),
+])  # fmt: skip
+def test_processes_share_the_batches_of_one(kind, n, batch_size, size, shuffle):
+    alone = parts(kind(n), batch_size, 0, 1, shuffle=shuffle)
+    of_ranks = [parts(kind(n), batch_size, r, size, shuffle=shuffle) for r in range(size)]
+    for (rows, length, _, one), *shared in zip(alone, *of_ranks, strict=True):
+        assert (length, one) == (len(rows), 1)
+        (copies,) = {copies for _, _, copies, _ in shared}
+        assert sorted(row for own, *_ in shared for row in own) == sorted(rows * copies)
+        assert all(own and n == length for own, n, *_ in shared)
+        assert sum(share for *_, share in shared) == pytest.approx(1)
+        assert copies == 1 or length < size
+    assert parts(kind(n), batch_size, 1, size, shuffle=shuffle, skip=2) == of_ranks[1][2:]
+
+
+def test_each_process_reads_its_part_of_the_file():
+    n, size, sources = 12_345, 3, []
+    for rank in range(size):
+        sources.append(OnDisk(n))
+        parts(sources[-1], 64, rank, size, shuffle=True)
+    read = [row for s in sources for start, stop in s.reads for row in range(start, stop)]
+    assert sorted(read) == list(range(n))
+    lengths = [stop - start for s in sources for start, stop in s.reads]
+    assert sorted(set(lengths))[-2:] == [85, 86]  # a third of four batches: long reads still
 
 
 def test_sources_stay_beside_each_other():

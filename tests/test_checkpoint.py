@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import planted
+from problems import Interrupted, interrupt_after, planted
 
 from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder
 
@@ -26,24 +26,6 @@ VARIANTS = {
     "unrolled": lambda **kw: UnrolledEncoder(16, **kw),
 }
 OPTIONS = {"max_iter": 6, "batch_size": 64, "random_state": 0, "dead_after": 300}
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_after(monkeypatch, n_steps):
-    """The next run stops in the middle of an epoch."""
-    from sparsecode_estimators.learning.run import Run
-
-    gradients, steps = Run._gradients, iter(range(n_steps))
-
-    def interrupted(self, *args):
-        if next(steps, None) is None:
-            raise Interrupted
-        return gradients(self, *args)
-
-    monkeypatch.setattr(Run, "_gradients", interrupted)
 
 
 def assert_equal(first, second):

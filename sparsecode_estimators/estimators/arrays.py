@@ -82,7 +82,10 @@ class Rows:
 
     def read(self, index: slice | Tensor) -> Tensor:
         """Some rows, shape (n, n_features). May share memory with X: never write to it."""
-        part = self._tensor(index)
+        return self.scaled(self._tensor(index))
+
+    def scaled(self, part: Tensor) -> Tensor:
+        """Rows times the factor."""
         return part if self.factor == 1 else part * self.factor
 
     def _tensor(self, index: slice | Tensor) -> Tensor:

@@ -84,27 +84,36 @@ def history_of(
     }
 
 
-def kept_run(
+def facts_of(
     estimator: Any, sources: tuple[Rows, ...], given: np.ndarray | None, *, resume: bool
-) -> Checkpoint:
-    """Where a fit of these parameters to these rows is kept.
+) -> dict[str, str]:
+    """All that a fit depends on, by name, as text that is the same in every process.
 
-    The name of the file is a digest of the parameters, of the shape of the rows (and codes) and
-    some of them, of a dictionary that is given, and of the weights that a warm start goes on
-    from. So candidates of a grid search can share the folder, and no fit takes up another.
+    The parameters, the shape of the rows (and codes) and some of them, a dictionary that is given,
+    and the weights that a warm start goes on from.
     """
-    parts = [type(estimator).__name__]
+    facts = {"estimator": type(estimator).__name__}
     for name, value in sorted(estimator.get_params(deep=False).items()):
         if name not in _SAME_RUN:
-            parts.append(f"{name}={_text(value)}")
-    for source in sources:
-        parts.append(f"{len(source)} {source.n_features} {source.dtype}")
-        parts.append(_text(source.sample(_DIGEST_ROWS).cpu().double()))
-    parts.append(_text(given))
+            facts[name] = _text(value)
+    for name, source in zip("Xy", sources, strict=False):
+        some = _text(source.sample(_DIGEST_ROWS).cpu().double())
+        facts[name] = f"{len(source)} × {source.n_features} {source.dtype}, rows like {some}"
+    facts["the given dictionary"] = _text(given)
     if resume:
-        parts.append(_text(estimator.components_))
-        parts += map(_text, estimator.encoder_coefs_)
-    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        weights = [estimator.components_, *estimator.encoder_coefs_]
+        facts["the fit to go on from"] = " ".join(map(_text, weights))
+    return facts
+
+
+def kept_run(estimator: Any, facts: dict[str, str]) -> Checkpoint:
+    """Where a fit of which these facts are known is kept.
+
+    The name of the file is a digest of them. So candidates of a grid search can share the folder,
+    and no fit takes up another.
+    """
+    lines = "\n".join(f"{name}={fact}" for name, fact in facts.items())
+    digest = hashlib.sha256(lines.encode()).hexdigest()
     path = Path(estimator.checkpoint) / f"{digest[:24]}.safetensors"
     return Checkpoint(path, estimator.checkpoint_seconds, estimator.checkpoint_steps)
 

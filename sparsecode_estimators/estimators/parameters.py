@@ -140,6 +140,10 @@ class TrainingParameters(BaseSparseCoder):
         # scikit-learn's rule for OMP: a tenth of the features
         return self.n_nonzero_coefs or max(1, self.n_features_in_ // 10)
 
+    def _batch_size(self, n: float) -> float:
+        """Rows of a batch, of n rows."""
+        return min(_AUTO_BATCH if self.batch_size == "auto" else self.batch_size, n)
+
     def _settings(
         self,
         alpha: float,
@@ -156,7 +160,7 @@ class TrainingParameters(BaseSparseCoder):
             learn_dictionary=self.dictionary is None,
             learn_offset=self._learns_offset(),
             max_iter=n_epochs,
-            batch_size=min(_AUTO_BATCH if self.batch_size == "auto" else self.batch_size, n),
+            batch_size=int(self._batch_size(n)),
             optimizer=self.optimizer,
             learning_rate=self.learning_rate_init,
             schedule=self.learning_rate if decay else "constant",

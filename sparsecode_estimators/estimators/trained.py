@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
 from ..learning.dead import DeadLatents
+from ..learning.distributed import Group
 from ..learning.encoders import SparseAutoencoder, initial_layers
-from ..learning.loop import train, trained
+from ..learning.loop import Training, start, train
 from ..learning.optimizers import OPTIMIZERS, Optimizer
-from ..learning.run import Diverged, History
+from ..learning.run import History, trained
 from .arrays import Rows, read_rows, read_targets, resolve_device, to_array, to_tensor
 from .attributes import (
+    facts_of,
     fitted_activation,
     history_of,
     initial_activation,
@@ -37,6 +39,8 @@ from .callbacks import CallbackSupportMixin, Watch
 from .parameters import TrainingParameters
 from .validation import _fit_context, given_dictionary
 
+T = TypeVar("T")
+
 _MAX_DEAD_AFTER = 10_000_000
 _ROWS_FOR_LATENT = 16  # in which a latent that is alive should have fired
 
@@ -49,6 +53,36 @@ class _Run:
     silent_for: Tensor
     scale: float
     alpha: float
+
+
+@dataclass
+class Fit:
+    """A fit that has begun.
+
+    Attributes
+    ----------
+    training : Training
+    run : _Run
+    sources : tuple of Rows
+        X, and known codes.
+    dtype : torch.dtype
+        Of training.
+    known : ndarray of shape (n_components, n_features) or None
+        A dictionary that is kept fixed.
+    resume : bool
+    """
+
+    training: Training
+    run: _Run
+    sources: tuple[Rows, ...]
+    dtype: torch.dtype
+    known: np.ndarray | None
+    resume: bool
+
+    @property
+    def read(self) -> tuple[Rows, ...]:
+        """What passes over the data read."""
+        return tuple(source.using(self.dtype) for source in self.sources)
 
 
 class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
@@ -75,6 +109,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
     def fit(self, X: Any, y: Any = None) -> BaseSparseEncoder:
         """Train on X.
 
+        Where ``torch.distributed`` has been initialised all processes of the group train one
+        model: each calls ``fit`` with the same parameters and the same X, computes its part of
+        every batch, and returns the same estimator. See :doc:`/user_guide/parallel`.
+
         Parameters
         ----------
         X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
@@ -86,8 +124,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         -------
         self
         """
-        resume = self.warm_start and hasattr(self, "components_")
-        return self._fit(X, y, resume=resume, n_epochs=self.max_iter, decay=True)
+        with Group.present() as group:
+            fit = self._begin_whole_fit(X, y, group)
+            train([fit.training], fit.read, group)
+        return self._end_fit(fit)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None) -> BaseSparseEncoder:
@@ -105,11 +145,26 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         -------
         self
         """
-        return self._fit(X, y, resume=hasattr(self, "components_"), n_epochs=1, decay=False)
+        with Group.present() as group:
+            resume = hasattr(self, "components_")
+            fit = self._begin_fit(X, y, group, resume=resume, n_epochs=1, decay=False)
+            train([fit.training], fit.read, group)
+        return self._end_fit(fit)
 
-    def _fit(
-        self, X: Any, y: Any, *, resume: bool, n_epochs: int, decay: bool
-    ) -> BaseSparseEncoder:
+    @_fit_context(prefer_skip_nested_validation=False)
+    def _within_fit(self, call: Callable[[], T]) -> T:
+        """Call something as a part of ``fit``: parameters are checked, callbacks are set up."""
+        return call()
+
+    def _begin_whole_fit(self, X: Any, y: Any, group: Group) -> Fit:
+        """What ``fit`` begins with, and not ``partial_fit``."""
+        resume = self.warm_start and hasattr(self, "components_")
+        return self._begin_fit(X, y, group, resume=resume, n_epochs=self.max_iter, decay=True)
+
+    def _begin_fit(
+        self, X: Any, y: Any, group: Group, *, resume: bool, n_epochs: int, decay: bool
+    ) -> Fit:
+        """Everything before the first step."""
         self._check_combinations()
         rows = read_rows(self, X, reset=not resume, device=self.device)
         width = self.n_components_ if resume else self.n_components
@@ -121,9 +176,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         targets = read_targets(y, rows, width) if self.objective == "codes" else None
         width = width if targets is None else targets.n_features
         work = rows.using(self._training_type())
-        generator = make_generator(self.random_state)
-        fresh = (targets, given, width, generator)
+        seed = group.first(make_generator(self.random_state).initial_seed())
+        fresh = (targets, given, width, torch.Generator().manual_seed(seed))
         run = self._resume(work, known) if resume else self._start(work, *fresh)
+        run.scale, run.alpha = group.first((run.scale, run.alpha))
         sources = tuple(
             source.using(work.dtype, 1 / run.scale)
             for source in (rows, targets)
@@ -134,39 +190,39 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             run.alpha / run.scale, len(run.model.dictionary), len(rows), n_epochs,
             decay=decay, device=work.device,
         )  # fmt: skip
+        read = (rows,) if targets is None else (rows, targets)
         keep = None
-        if decay and self.checkpoint is not None:
-            read = (rows,) if targets is None else (rows, targets)
-            keep = kept_run(self, read, given, resume=resume)
-        watch = Watch(
-            self, X, y, n_epochs, run.scale, (len(rows), rows.n_features),
-            lambda history: self._as_fitted(run, history, rows, known), callbacks=decay,
-        )  # fmt: skip
-        diverged = None
-        try:
-            history = train(
-                run.model,
-                sources,
-                settings,
-                generator=generator,
-                optimizer=self._resumed_optimizer(work, trained(run.model, settings))
-                if resume
-                else None,
-                dead=dead,
-                checkpoint=keep,
-                watch=watch,
-            )
-        except Diverged as error:
-            history, diverged = error.history, error
-        run.silent_for = dead.silent_for
+        if group.size > 1 or (decay and self.checkpoint is not None):
+            facts = facts_of(self, read, given, resume=resume)
+            group.agree(facts)
+            if decay and self.checkpoint is not None and group.rank == 0:
+                keep = kept_run(self, facts)
+        optimizer = self._resumed_optimizer(work, trained(run.model, settings)) if resume else None
+        watch = None
+        if group.rank == 0:
+            watch = Watch(
+                self, X, y, n_epochs, run.scale, (len(rows), rows.n_features),
+                lambda history: self._as_fitted(run, history, rows, known), callbacks=decay,
+            )  # fmt: skip
+        steps = start(
+            run.model, sources, settings, seed=seed, optimizer=optimizer, dead=dead, group=group
+        )
+        return Fit(Training(steps, keep, watch), run, read, work.dtype, known, resume)
+
+    def _end_fit(self, fit: Fit) -> BaseSparseEncoder:
+        """Everything after the last step."""
+        run, training, (rows, *codes) = fit.run, fit.training, fit.sources
+        run.silent_for = training.run.dead.silent_for
         run.model.rescale_(run.scale)
-        if targets is not None and known is None and not self._encodes_by_dictionary:
+        if codes and fit.known is None and not self._encodes_by_dictionary:
             offset = run.model.offset.detach()
-            run.model.dictionary.data = least_squares_dictionary(work.paired(targets), offset)
-        self._store(run, history, rows, known, resume=resume)
-        if diverged is not None:
-            raise diverged
-        watch.close()
+            pairs = fit.read[0].paired(codes[0])
+            run.model.dictionary.data = least_squares_dictionary(pairs, offset)
+        self._store(run, training.run.history, rows, fit.known, resume=fit.resume)
+        if training.diverged is not None:
+            raise training.diverged
+        if training.watch is not None:
+            training.watch.close()
         return self
 
     def _start(

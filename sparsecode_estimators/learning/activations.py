@@ -166,22 +166,27 @@ class BatchTopK(Activation):
 
     def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Sparse:
         n, n_components = pre.shape
-        wanted = n * min(self.k_now, n_components)
+        group = work.group
+        wanted = int(group.sum_(torch.tensor(n))) * min(self.k_now, n_components)
         # few numbers are above half of what the threshold has been, and it seldom falls so far
         found = Sparse(sparse.above(pre, 0.5 * self.threshold.to(bias) - bias), n_components)
-        if len(found.places.atoms) < wanted:
-            found = Sparse(sparse.above(pre, -bias), n_components)
         v = work.at(found, pre) + found.spread(bias)
-        if len(v) > wanted:
-            keep = v >= v.topk(wanted).values[-1]
+        of_all = group.gather(v)
+        if len(of_all) < wanted:
+            found = Sparse(sparse.above(pre, -bias), n_components)
+            v = work.at(found, pre) + found.spread(bias)
+            of_all = group.gather(v)
+        if len(of_all) > wanted:
+            of_all = of_all.topk(wanted).values
+            keep = v >= of_all[-1]
             kept = torch.bincount(found.places.rows[keep], minlength=n)
             starts = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
             found = Sparse(Places(starts, found.places.atoms[keep]), n_components)
-            v = v[keep]
-        self._remember(v)
+        self._remember(of_all)
         return found
 
     def _remember(self, v: Tensor) -> None:
+        """Take note of the active codes of the whole batch."""
         if len(v):
             self.n_seen = self.n_seen + 1
             rate = (1 / self.n_seen).clamp(min=THRESHOLD_MEMORY).to(v)

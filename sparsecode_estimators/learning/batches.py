@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from functools import partial
 from threading import Thread
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,33 @@ class Rows(Protocol):
         """Rows as a tensor on the computing device, never to be written to."""
         ...
 
+    def scaled(self, part: Tensor) -> Tensor:
+        """Rows as :meth:`read` gives them, from the same rows as they are."""
+        ...
+
+
+class Batch(NamedTuple):
+    """Rows that one process computes of a batch that several may share.
+
+    Attributes
+    ----------
+    rows : tuple of Tensor of shape (n_own, n_features)
+        The same rows of every source.
+    n : int
+        Rows of the whole batch.
+    copies : int
+        How many processes compute each row.
+    """
+
+    rows: tuple[Tensor, ...]
+    n: int
+    copies: int
+
+    @property
+    def share(self) -> float:
+        """Weight of the mean over these rows in the mean over the batch."""
+        return len(self.rows[0]) / (self.n * self.copies)
+
 
 def epoch(
     sources: tuple[Rows, ...],
@@ -40,14 +67,31 @@ def epoch(
     generator: torch.Generator,
     *,
     shuffle: bool,
-    skip: int = 0,
 ) -> Iterator[tuple[Tensor, ...]]:
+    """The rows of :func:`batches`, for one process."""
+    return (b.rows for b in batches(sources, batch_size, generator, shuffle=shuffle))
+
+
+def batches(
+    sources: tuple[Rows, ...],
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    shuffle: bool,
+    skip: int = 0,
+    rank: int = 0,
+    size: int = 1,
+) -> Generator[Batch]:
     """Batches of one pass, the same rows from every source.
 
     In memory the rows are permuted. On disk contiguous blocks are permuted, and the
     rows of some consecutive ones together: every row is read exactly once, in long
     reads, and neighbours, which are alike, are spread over other rows. The blocks to
     come are read in a thread meanwhile.
+
+    Of several processes each reads its part: of a batch in memory one piece, on disk one piece
+    of every block, so that its number of rows of a batch varies a little. The batches are those
+    of one process. Where rows are too few for all processes, each computes all of them.
 
     Parameters
     ----------
@@ -59,21 +103,34 @@ def epoch(
     skip : int
         Batches to leave out at the start; what only they need is not read. The others
         are as they would be without it.
+    rank, size : int
+        Number of this process, and how many there are.
     """
     n = len(sources[0])
     if not shuffle:
         for start in range(skip * batch_size, n, batch_size):
-            yield tuple(s.read(slice(start, min(start + batch_size, n))) for s in sources)
+            length = min(batch_size, n - start)
+            part, copies = _part(length, rank, size)
+            own = slice(start + part.start, start + part.stop)
+            yield Batch(tuple(s.read(own) for s in sources), length, copies)
     elif not any(s.contiguous for s in sources):
         for index in torch.randperm(n, generator=generator).split(batch_size)[skip:]:
-            yield tuple(s.read(index) for s in sources)
+            part, copies = _part(len(index), rank, size)
+            yield Batch(tuple(s.read(index[part]) for s in sources), len(index), copies)
     else:
         buffers = _buffers(n, batch_size, generator, skip)
-        reads = (partial(_read, sources, blocks, pieces) for blocks, pieces in buffers)
+        reads = (partial(_read, sources, *_own(*buffer, rank, size)) for buffer in buffers)
         for rows, pieces in read_ahead(reads):
-            for index in pieces:
-                yield tuple(t[index.to(t.device)] for t in rows)
+            for index, length, copies in pieces:
+                yield Batch(tuple(t[index.to(t.device)] for t in rows), length, copies)
             del rows  # or it would outlive the wait for the next
+
+
+def _part(n: int, rank: int, size: int) -> tuple[slice, int]:
+    """Which of n rows a process computes, never none, and how many processes do so."""
+    if n < size:
+        return slice(0, n), size
+    return slice(n * rank // size, n * (rank + 1) // size), 1
 
 
 def _buffers(
@@ -90,9 +147,34 @@ def _buffers(
             yield blocks, list(left)
 
 
+_Piece = tuple[Tensor, int, int]  # rows of a batch, its length, how many processes have them
+
+
+def _own(
+    blocks: list[slice], pieces: list[Tensor], rank: int, size: int
+) -> tuple[list[slice], list[_Piece]]:
+    """What a process reads of some blocks, and which of these rows it has of each batch.
+
+    Its part of every block, unless some process would be without a row of some batch.
+    """
+    lengths = [block.stop - block.start for block in blocks]
+    owner = torch.cat([torch.arange(n) * size // n for n in lengths])
+    if size == 1 or any(len(owner[piece].unique()) < size for piece in pieces):
+        parts = [(piece, *_part(len(piece), rank, size)) for piece in pieces]
+        return blocks, [(piece[part], len(piece), copies) for piece, part, copies in parts]
+    mine = owner == rank
+    place = mine.cumsum(0) - 1  # in what is read
+    own = []
+    for block, is_mine in zip(blocks, mine.split(lengths), strict=True):
+        found = torch.nonzero(is_mine).squeeze(1).tolist()
+        if found:
+            own.append(slice(block.start + found[0], block.start + found[-1] + 1))
+    return own, [(place[piece[mine[piece]]], len(piece), 1) for piece in pieces]
+
+
 def _read(
-    sources: tuple[Rows, ...], blocks: list[slice], pieces: list[Tensor]
-) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    sources: tuple[Rows, ...], blocks: list[slice], pieces: list[_Piece]
+) -> tuple[tuple[Tensor, ...], list[_Piece]]:
     return tuple(_joined(source, blocks) for source in sources), pieces
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..kernels import rounded, sparse
 from ..kernels.sparse import Places
+from .distributed import Group
 
 FEW = 0.03  # share of active codes below which sparse products are the faster ones
 _LOOK_EVERY = 16  # steps between two looks whether dense codes have become sparse
@@ -153,10 +154,15 @@ class Workspace:
     rounds : bool
         Whether dense products are those of numbers rounded to bfloat16. Codes of
         :class:`Sparse` are computed again from the numbers themselves.
+    group : Group or None
+        The processes that share each batch; None: there is one.
     """
 
-    def __init__(self, *, nested: bool = False, rounds: bool = False) -> None:
+    def __init__(
+        self, *, nested: bool = False, rounds: bool = False, group: Group | None = None
+    ) -> None:
         self.nested, self.rounds = nested, rounds
+        self.group = group or Group()
         self.steps_dense = 0
         self._room: Tensor | None = None
         self._factors: tuple[Tensor, Tensor] | None = None
@@ -183,11 +189,17 @@ class Workspace:
 
     def above(self, pre: Tensor, floor: Tensor) -> Codes:
         """Places at which entries are above the floor of their column."""
-        if self.steps_dense % _LOOK_EVERY == 0 and (pre > floor).sum() <= FEW * pre.numel():
+        if self.steps_dense % _LOOK_EVERY == 0 and self._few(pre > floor):
             self.steps_dense = 0
             return Sparse(sparse.above(pre, floor), pre.shape[1])
         self.steps_dense += 1
         return self.dense()
+
+    def _few(self, active: Tensor) -> bool:
+        """Whether few codes of the whole batch are active."""
+        found = torch.stack([active.sum(), active.new_tensor(active.numel(), dtype=torch.int64)])
+        n_active, n = self.group.sum_(found).tolist()
+        return bool(n_active <= FEW * n)
 
     def dense(self, mask: Tensor | None = None) -> Dense:
         """All codes."""

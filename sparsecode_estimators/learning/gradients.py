@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .codes import Codes, Sparse, Workspace
 from .dead import DeadLatents
+from .distributed import Group
 from .encoders import SparseAutoencoder
 
 GUARD = 5  # longest error of a row that counts in full, in medians
@@ -106,7 +107,7 @@ def factored(
         error = _errors(model, x, parts, codes, n_prefixes)
         upstream, last = error / (len(x) * n_prefixes), error[:, -1]
         if guarded:
-            upstream = upstream * _limited(last)[:, None, None]
+            upstream = upstream * _limited(last, work.group)[:, None, None]
         if n_prefixes > 1:  # an atom is in all dictionaries from the first one that has it
             upstream = upstream.flip(1).cumsum(1).flip(1)
         flat = upstream.flatten(0, 1)
@@ -141,10 +142,10 @@ def factored(
     return Step(loss + more, energy, counts, gradients)
 
 
-def _limited(error: Tensor) -> Tensor:
+def _limited(error: Tensor, group: Group) -> Tensor:
     """Factors that bring long errors down to ``GUARD`` times the median length, shape (n,)."""
     length = error.norm(dim=1)
-    return (GUARD * length.median() / length).nan_to_num(1.0).clamp(max=1.0)
+    return (GUARD * group.gather(length).median() / length).nan_to_num(1.0).clamp(max=1.0)
 
 
 def _activate(model: SparseAutoencoder, pre: Tensor, alpha: float, work: Workspace) -> _Active:

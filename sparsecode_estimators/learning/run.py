@@ -12,13 +12,15 @@ from torch import Tensor
 
 from ..kernels.adam import to_unit_length_
 from .activations import BatchTopK, TopK
-from .batches import Rows, epoch
+from .batches import Batch, Rows
 from .checkpoint import Checkpoint
 from .codes import Workspace
 from .dead import LOOK_EVERY, DeadLatents
+from .distributed import Group
 from .encoders import SparseAutoencoder
 from .gradients import Step, factored, whole
 from .optimizers import Optimizer, clip_, rate
+from .reduction import over_group
 
 LAST_REVIVAL = 2 / 3  # share of the steps after which dead latents stay dead
 WIDE_START = 8  # times as many active codes as asked for, when their number has to fall
@@ -124,16 +126,24 @@ class Run:
     model : SparseAutoencoder
     sources : tuple of Rows
     settings : Settings
-    generator : torch.Generator
+    seed : int
+        Of the order of the rows, and of revived latents. No other part of the run changes the
+        order, so that runs of one seed can share their reading.
     optimizer : Optimizer
     dead : DeadLatents
+    group : Group
+        The processes that share each batch.
 
     Attributes
     ----------
     iteration : int
         Epochs that are complete.
+    n_steps : int
+        Steps of the present epoch.
     end : int
         Epochs that there will be.
+    order : Tensor
+        State of a generator, from which the order of the rows of the present epoch follows.
     history : History
     """
 
@@ -142,48 +152,50 @@ class Run:
         model: SparseAutoencoder,
         sources: tuple[Rows, ...],
         settings: Settings,
-        generator: torch.Generator,
+        seed: int,
         optimizer: Optimizer,
         dead: DeadLatents,
+        group: Group,
     ) -> None:
         self.model, self.sources, self.settings = model, sources, settings
-        self.generator, self.optimizer, self.dead = generator, optimizer, dead
+        self.optimizer, self.dead, self.group = optimizer, dead, group
         self.n_rows = len(sources[0])
-        self.work = Workspace(nested=settings.prefix_sizes is not None, rounds=settings.rounds)
+        self.per_epoch = -(-self.n_rows // settings.batch_size)
+        self.work = Workspace(
+            nested=settings.prefix_sizes is not None, rounds=settings.rounds, group=group
+        )
         self.iteration, self.end = 0, settings.max_iter
         self.best, self.waited = math.inf, 0
-        self.seed, self.n_revivals, self.since_revival = generator.initial_seed(), 0, 0
+        self.seed, self.n_revivals, self.since_revival = seed, 0, 0
         self.history = History(optimizer, torch.zeros_like(dead.silent_for, dtype=torch.float64))
-        self._begin_epoch()
+        # not the stream of the draws of the start
+        self._begin_epoch(torch.Generator().manual_seed((seed - 1) % 2**63).get_state())
 
-    def _begin_epoch(self) -> None:
-        self.n_steps, self.seconds = 0, 0.0
-        self.order = self.generator.get_state()  # the order of the rows follows from it
+    def _begin_epoch(self, order: Tensor) -> None:
+        self.n_steps, self.seconds, self.order = 0, 0.0, order
         self.totals = torch.zeros(2, dtype=torch.float64, device=self.dead.silent_for.device)
         self.fired = torch.zeros_like(self.history.frequency)
 
-    def epoch(self, checkpoint: Checkpoint | None) -> None:
-        """What is left of the present pass over the rows, and what follows it."""
-        begin, before = time.perf_counter(), self.seconds
-        settings, device = self.settings, self.totals.device
-        per_epoch = -(-self.n_rows // settings.batch_size)
-        self.generator.set_state(self.order)
-        rows = epoch(
-            self.sources, settings.batch_size, self.generator,
-            shuffle=settings.shuffle, skip=self.n_steps,
-        )  # fmt: skip
-        for batch in rows:
-            self.step(batch, (self.iteration + self.n_steps / per_epoch) / self.end)
-            if self.n_steps % LOOK_EVERY[device.type] == 0 or self.n_steps == per_epoch:
-                self._check()
-            self.seconds = before + time.perf_counter() - begin
-            if checkpoint is not None and checkpoint.due():
-                checkpoint.save(*self.state())
-        self._finish_epoch()
+    def begin(self) -> None:
+        """What is left of the present pass over the rows begins."""
+        self._begun = time.perf_counter() - self.seconds
 
-    def step(self, batch: tuple[Tensor, ...], progress: float) -> None:
+    def take(self, batch: Batch, checkpoint: Checkpoint | None) -> None:
+        """The next step of the pass, on rows that are not scaled, and what has to follow it."""
+        rows = tuple(s.scaled(part) for s, part in zip(self.sources, batch.rows, strict=True))
+        progress = (self.iteration + self.n_steps / self.per_epoch) / self.end
+        self.step(batch._replace(rows=rows), progress)
+        every = LOOK_EVERY[self.totals.device.type]
+        if self.n_steps % every == 0 or self.n_steps == self.per_epoch:
+            self._check()
+        self.seconds = time.perf_counter() - self._begun
+        if checkpoint is not None and checkpoint.due():
+            checkpoint.save(*self.state())
+
+    def step(self, batch: Batch, progress: float) -> None:
         """One step, when a share ``progress`` of all steps is done."""
-        step, n = self._gradients(batch, progress), len(batch[0])
+        own, n = self._gradients(batch.rows, progress), batch.n
+        step = over_group(own, batch, self.optimizer.params, self.group)
         with torch.no_grad():
             self._move(step, progress)
             self.fired += step.counts
@@ -200,8 +212,10 @@ class Run:
         if progress > LAST_REVIVAL:
             return
         self.n_revivals += 1
-        # not the generator of the order of rows, of which a run that is taken up draws again
+        # of its own, and not of the order of rows, which is the same for all runs of a seed
         chance = torch.Generator().manual_seed((self.seed + 7919 * self.n_revivals) % 2**63)
+        if not self.dead.mask.any():
+            return
         self.dead.revive(
             self.model,
             self.sources,
@@ -210,6 +224,7 @@ class Run:
             learn_dictionary=self.settings.moves_dictionary,
             alpha=self.settings.alpha,
         )
+        self.group.same_(self.state()[0].values())
 
     def _gradients(self, batch: tuple[Tensor, ...], progress: float) -> Step:
         model, settings = self.model, self.settings
@@ -272,9 +287,10 @@ class Run:
         loss, energy = (self.totals / self.n_rows).tolist()
         self.history.frequency = self.fired / self.n_rows
         l0, n_dead = self.history.frequency.sum().item(), int(self.dead.mask.sum())
-        return Epoch(loss, energy, l0, self.n_steps, n_dead, self.seconds)
+        return Epoch(loss, energy, l0, self.n_steps, n_dead, self.group.first(self.seconds))
 
-    def _finish_epoch(self) -> None:
+    def end_epoch(self, order: Tensor) -> None:
+        """Judge a pass over all rows; ``order`` is that of the next one."""
         settings = self.settings
         if settings.moves_dictionary:
             self.model.refresh_()
@@ -291,7 +307,7 @@ class Run:
             self.end = min(self.end, self.iteration * 3 // 2) if falls else self.iteration
         if self.iteration < self.end:
             self._revive(self.iteration / self.end)
-        self._begin_epoch()
+        self._begin_epoch(order)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the rest of the run depends on: tensors, and what JSON can hold."""
@@ -316,11 +332,8 @@ class Run:
         return tensors, numbers
 
     @torch.no_grad()
-    def restore(self, state: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
-        """Go on from what :meth:`state` gave, if there is anything."""
-        if state is None:
-            return
-        tensors, numbers = state
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
         for name, tensor in self.state()[0].items():
             if name not in ("order", "model.activation.threshold", "model.activation.n_seen"):
                 tensor.copy_(tensors[name])
@@ -334,7 +347,6 @@ class Run:
         self.history.epochs = [Epoch(**seen) for seen in numbers["epochs"]]
         self.work.steps_dense = numbers["steps_dense"]
         self.dead.steps = numbers["dead_steps"]
-        self.generator.set_state(self.order)
 
 
 _NUMBERS = (
