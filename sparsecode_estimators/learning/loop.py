@@ -42,7 +42,7 @@ def train(
     ----------
     model : SparseAutoencoder
     sources : tuple of Rows
-        The rows, and with ``objective="codes"`` their codes.
+        The rows, and with ``objective="codes"`` their codes, or with "targets" what they predict.
     settings : Settings
     generator : torch.Generator
         Order of the rows and revived latents.
