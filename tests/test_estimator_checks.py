@@ -65,6 +65,7 @@ def encoders():
         yield cls(6, activation="topk", n_nonzero_coefs=3, **FAST, **size)
         yield cls(6, sparse_output=True, **FAST, **size)
         yield cls(objective="codes", **FAST, **size)
+        yield cls(6, objective="targets", **FAST, **size)
         yield cls(6, dictionary=random_atoms, **FAST, **size)
         yield cls(6, fit_intercept=False, precision="float64", **FAST, **size)
     yield SAEEncoder(6, activation="abs_topk", n_nonzero_coefs=2, **FAST)
@@ -97,7 +98,7 @@ def coders():
 def refiners():
     yield ITORefiner(dictionary=random_atoms, alpha=0.5)
     for inner in (*encoders(), SparseCodingEncoder(6, **LEARN)):
-        if getattr(inner, "objective", None) != "codes":
+        if getattr(inner, "objective", None) not in ("codes", "targets"):
             yield ITORefiner(inner)
     sae = SAEEncoder(6, **FAST)
     yield ITORefiner(sae, sparse_output=True, init="zeros")

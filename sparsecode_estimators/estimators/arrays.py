@@ -105,9 +105,12 @@ class Rows:
         for start in range(0, len(self), size):
             yield self.read(slice(start, min(start + size, len(self))))
 
-    def paired(self, codes: Rows) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows in order, in small batches, beside their codes."""
-        return zip(self.batches(codes.n_features), codes.batches(self.n_features), strict=True)
+    def paired(self, others: Rows, width: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows in order beside those of another matrix, in batches of the same rows."""
+        if others is self:
+            return ((x, x) for x in self.batches(width))
+        width = max(width, self.n_features, others.n_features)
+        return zip(self.batches(width), others.batches(width), strict=True)
 
     def sample(self, limit: int) -> Tensor:
         """At most ``limit`` rows, evenly spread."""
@@ -167,34 +170,51 @@ def read_rows(estimator: Any, X: Any, *, reset: bool, device: str) -> Rows:
     return Rows(X, dtype, target)
 
 
-def read_targets(y: Any, rows: Rows, width: int | None) -> Rows:
-    """Known codes as rows beside X.
+_NEEDS_Y = {
+    "codes": "objective='codes' learns from known codes, fit(X, codes).",
+    "targets": "objective='targets' is about other activations that belong to the rows of X, "
+    "fit(X, y) and score(X, y).",
+}
+
+
+def read_targets(y: Any, rows: Rows, objective: str) -> Rows:
+    """Known codes, or other activations, as rows beside X, of all kinds that X may have.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+    rows : Rows
+        X.
+    objective : {"codes", "targets"}
 
     Raises
     ------
     ValueError
-        When y is missing, or its shape does not fit.
+        When y is missing or not finite, or has another number of rows than X.
     """
     if y is None:
         raise ValueError(
             "This estimator requires y to be passed, but the target y is None: "
-            "objective='codes' learns from known codes, fit(X, codes)."
+            + _NEEDS_Y[objective]
         )
     if isinstance(y, Tensor):
         y = _checked_tensor(y[:, None] if y.ndim == 1 else y, name="y")
+    elif _is_streamed(y):
+        _check_shape(tuple(y.shape), "y")
+        _streamed_dtype(y, "y")
+        _check_finite_blocks(y, "y")
     else:
+        half = getattr(y, "dtype", None) == np.float16
         y = check_array(
-            y, accept_sparse="csr", dtype=[np.float64, np.float32], ensure_2d=False, input_name="y"
-        )
+            y, accept_sparse="csr", dtype=None if half else [np.float64, np.float32],
+            ensure_all_finite=not half, ensure_2d=False, input_name="y",
+        )  # fmt: skip
         y = y[:, None] if y.ndim == 1 else y
+        if half:
+            _check_finite_blocks(y, "y")
     if y.shape[0] != len(rows):
         raise ValueError(
-            f"X has {len(rows)} rows but y has {y.shape[0]}: give a code for each row."
-        )
-    if width is not None and y.shape[1] != width:
-        raise ValueError(
-            f"y has {y.shape[1]} columns but n_components={width}: "
-            "set n_components=None or to the number of columns of y."
+            f"X has {len(rows)} rows but y has {y.shape[0]}: give a row of y for each of X."
         )
     return Rows(y, rows.dtype, rows.device)
 
@@ -300,7 +320,7 @@ def _numpy_dtype(dtype: torch.dtype) -> type[np.floating]:
 
 def _checked_tensor(X: Tensor, name: str = "X") -> Tensor:
     X = X.detach()
-    _check_shape(tuple(X.shape))
+    _check_shape(tuple(X.shape), name)
     if X.is_sparse or X.layout != torch.strided:
         raise TypeError(
             f"{name} is a sparse tensor: pass {name}.to_dense(), or a SciPy CSR matrix."
@@ -333,22 +353,22 @@ def _is_streamed(X: Any) -> bool:
     )
 
 
-def _streamed_dtype(X: Any) -> np.dtype:
+def _streamed_dtype(X: Any, name: str = "X") -> np.dtype:
     dtype = np.dtype(X.dtype)
     if dtype not in _DTYPES:
         raise ValueError(
-            f"X has dtype {dtype}, but streamed data must be float16, float32 or float64: "
+            f"{name} has dtype {dtype}, but streamed data must be float16, float32 or float64: "
             "convert it, or load it into an array."
         )
     return dtype
 
 
-def _check_shape(shape: tuple[int, ...]) -> None:
+def _check_shape(shape: tuple[int, ...], name: str = "X") -> None:
     if len(shape) != 2:
         raise ValueError(
-            f"Expected 2D array, got {len(shape)}D array instead: X has shape {shape}. "
-            "Reshape your data with X.reshape(-1, 1) for one feature or X.reshape(1, -1) for one "
-            "sample."
+            f"Expected 2D array, got {len(shape)}D array instead: {name} has shape {shape}. "
+            f"Reshape your data with {name}.reshape(-1, 1) for one feature or "
+            f"{name}.reshape(1, -1) for one sample."
         )
     for number, what in zip(shape, ("sample", "feature"), strict=True):
         if number < 1:
@@ -357,14 +377,14 @@ def _check_shape(shape: tuple[int, ...]) -> None:
             )
 
 
-def _check_finite_blocks(X: Any) -> None:
+def _check_finite_blocks(X: Any, name: str = "X") -> None:
     if get_config()["assume_finite"]:
         return
     size = max(1, _FINITE_BLOCK // X.shape[1])
     for start in range(0, X.shape[0], size):
         block = np.asarray(X[start : start + size])
         if not np.isfinite(block).all():
-            raise ValueError(_not_finite("X", bool(np.isnan(block).any())))
+            raise ValueError(_not_finite(name, bool(np.isnan(block).any())))
 
 
 def _not_finite(name: str, nan: bool) -> str:

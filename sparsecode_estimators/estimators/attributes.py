@@ -19,7 +19,9 @@ from ..learning.activations import (
     make_activation,
 )
 from ..learning.checkpoint import Checkpoint
+from ..learning.encoders import SparseAutoencoder
 from ..learning.run import Epoch
+from ..learning.unrolled import UnrolledAutoencoder
 from .arrays import Rows, to_array, to_tensor
 
 K_SPARSE = ("topk", "abs_topk", "batch_topk")
@@ -60,6 +62,18 @@ def store_activation(estimator: Any, activation: Activation, rows: Rows) -> None
     if isinstance(activation, Gated):
         estimator.gate_scale_ = to_array(activation.log_scale.exp(), rows)
         estimator.gate_shift_ = to_array(activation.shift, rows)
+
+
+def store_inputs(estimator: Any, model: SparseAutoencoder, input_scale: float, rows: Rows) -> None:
+    """Keep what the encoder knows of a space of inputs that is not reconstructed."""
+    for name in ("input_intercept_", "input_components_", "_input_scale"):
+        if hasattr(estimator, name):
+            delattr(estimator, name)
+    if model.input_offset is not None:
+        estimator.input_intercept_ = to_array(model.input_offset, rows)
+        estimator._input_scale = input_scale
+    if isinstance(model, UnrolledAutoencoder) and model.input_dictionary is not None:
+        estimator.input_components_ = to_array(model.input_dictionary, rows)
 
 
 def history_of(

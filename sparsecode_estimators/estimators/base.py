@@ -149,14 +149,18 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         check_is_fitted(self)
         rows = read_rows(self, X, reset=False, device=self.device)
+        return self._explained(rows, rows)
+
+    def _explained(self, rows: Rows, targets: Rows) -> float:
+        """Share of the variance of targets that codes of the rows beside them explain."""
         encode = self._encoder(rows)
         D, offset = to_tensor(self.components_, rows), to_tensor(self.intercept_, rows)
         with torch.no_grad():
-            mean = sum(x.double().sum(0) for x in rows.batches(1)) / len(rows)
+            mean = sum(t.double().sum(0) for t in targets.batches(1)) / len(targets)
             left = total = 0.0
-            for x in rows.batches(self._n_features_out):
-                left += (x - offset - encode(x) @ D).double().square().sum().item()
-                total += (x.double() - mean).square().sum().item()
+            for x, target in rows.paired(targets, self._n_features_out):
+                left += (target - offset - encode(x) @ D).double().square().sum().item()
+                total += (target.double() - mean).square().sum().item()
         if total == 0:
             return float(left == 0)
         return 1 - left / total

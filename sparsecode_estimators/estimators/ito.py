@@ -99,7 +99,8 @@ class ITORefiner(BaseSparseCoder):
     ------
     ValueError
         In ``fit``, with neither an estimator nor a dictionary, for a dictionary of another
-        shape than the encoder's, or an encoder without ``components_``.
+        shape than the encoder's, an encoder without ``components_``, or one with
+        ``objective="targets"``.
 
     References
     ----------
@@ -182,6 +183,11 @@ class ITORefiner(BaseSparseCoder):
         self
         """
         rows = read_rows(self, X, reset=True, device=self.device)
+        if getattr(self.estimator, "objective", None) == "targets":
+            raise ValueError(
+                "estimator has objective='targets': its dictionary is one of y, and codes cannot "
+                "be refined from X alone. Refine an encoder of y, or sparse_encode y itself."
+            )
         if self.estimator is None and self.dictionary is None:
             raise ValueError(
                 "estimator=None and dictionary=None: ITORefiner needs an encoder to refine, or a "

@@ -37,8 +37,8 @@ def fit_many(
         in ``fit``; a run that is taken up behind others is brought up to them first.
     X : array-like, CSR matrix, data frame, ActivationStore or Tensor of shape \
             (n_samples, n_features)
-    y : array-like of shape (n_samples, n_components), default=None
-        Known codes, with ``objective="codes"``.
+    y : array-like of shape (n_samples, n_components) or (n_samples, n_targets), default=None
+        Known codes, with ``objective="codes"``; other activations, with ``objective="targets"``.
 
     Returns
     -------

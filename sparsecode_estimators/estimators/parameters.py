@@ -33,7 +33,7 @@ class TrainingParameters(BaseSparseCoder):
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "dictionary": ["array-like", callable, None],
         "dict_init": ["array-like", None],
-        "objective": [StrOptions({"reconstruction", "codes"})],
+        "objective": [StrOptions({"reconstruction", "codes", "targets"})],
         "fit_intercept": ["boolean", StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -61,7 +61,7 @@ class TrainingParameters(BaseSparseCoder):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.target_tags.required = self.objective == "codes"
+        tags.target_tags.required = self.objective != "reconstruction"
         return tags
 
     def _check_combinations(self) -> None:
@@ -121,7 +121,7 @@ class TrainingParameters(BaseSparseCoder):
 
     def _learns_offset(self) -> bool:
         if self.fit_intercept == "auto":
-            return self.dictionary is None and self.objective == "reconstruction"
+            return self.dictionary is None and self.objective != "codes"
         return bool(self.fit_intercept)
 
     def _alpha_fraction(self) -> float:

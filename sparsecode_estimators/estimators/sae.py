@@ -20,7 +20,7 @@ class SAEEncoder(BaseSparseEncoder):
     ----------
     n_components : int or None, default=None
         Number of latents; None: as many as ``dictionary`` or the known codes have, else
-        8 × n_features.
+        8 × n_features, or 8 × n_targets.
     activation : {"relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated"}, default="relu"
         "relu": sparse by the penalty ``α‖s‖₁``. "topk": the ``n_nonzero_coefs`` largest codes of
         a row, no penalty; "abs_topk": the largest by absolute value, of both signs;
@@ -48,9 +48,12 @@ class SAEEncoder(BaseSparseEncoder):
         ``(n_components, n_features)`` and returns the array.
     dict_init : array-like of shape (n_components, n_features) or None, default=None
         Where the dictionary starts, brought to unit norm. None: at random rows.
-    objective : {"reconstruction", "codes"}, default="reconstruction"
+    objective : {"reconstruction", "codes", "targets"}, default="reconstruction"
         "codes": learn from known codes, ``fit(X, codes)``, by ``½‖s_true − s‖²``; the
-        dictionary is then the least-squares one, unless it is given.
+        dictionary is then the least-squares one, unless it is given. "targets": codes of X
+        reconstruct other activations, ``fit(X, y)``, by ``½‖y − b − sD‖² + α‖s‖₁`` (a transcoder).
+        Then y stands in place of x in all that is said here of dictionary, offset, alpha, codes
+        and scale, and n_targets in place of n_features.
     fit_intercept : bool or "auto", default="auto"
         Whether to learn the offset b, from the mean on. Without it ``b = 0``. "auto": when
         the dictionary is learned from reconstruction; a known dictionary, or known codes, are
@@ -119,8 +122,12 @@ class SAEEncoder(BaseSparseEncoder):
         The dictionary; learned atoms have unit norm.
     intercept_ : ndarray of shape (n_features,)
         The offset b.
+    input_intercept_ : ndarray of shape (n_features_in_,)
+        With ``objective="targets"``: the mean of X, which the encoder takes off its rows in place
+        of b.
     encoder_coefs_ : list of ndarray of shape (n_in, n_out)
-        Weights of the encoder's layers; they apply to ``x − b``.
+        Weights of the encoder's layers; they apply to ``x − b``, or to
+        ``x − input_intercept_``.
     encoder_intercepts_ : list of ndarray of shape (n_out,)
     n_components_ : int
     alpha_ : float
@@ -151,7 +158,8 @@ class SAEEncoder(BaseSparseEncoder):
     Raises
     ------
     ValueError
-        In ``fit``, for parameters or data out of range or of the wrong shape.
+        In ``fit``, for parameters or data out of range or of the wrong shape; in ``fit`` and
+        ``score``, if y is missing where the objective needs it.
     FloatingPointError
         In ``fit``, when the loss stops being finite. The attributes hold the last finite state.
     OSError
@@ -160,7 +168,9 @@ class SAEEncoder(BaseSparseEncoder):
     References
     ----------
     Cunningham et al. (2023), arXiv 2309.08600; Bricken et al. (2023), "Towards
-    monosemanticity"; Gao et al. (2024), arXiv 2406.04093 (topk, auxiliary loss).
+    monosemanticity"; Gao et al. (2024), arXiv 2406.04093 (topk, auxiliary loss); Dunefsky,
+    Chlenski & Nanda (2024), "Transcoders find interpretable LLM feature circuits", arXiv
+    2406.11944 (targets).
 
     Examples
     --------

@@ -13,14 +13,14 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
+from ..learning.atoms import least_squares_dictionary
 from ..learning.dead import DeadLatents
 from ..learning.distributed import Group
-from ..learning.encoders import SparseAutoencoder, initial_layers
+from ..learning.encoders import Inputs, SparseAutoencoder, initial_layers
 from ..learning.loop import Training, start, train
 from ..learning.optimizers import OPTIMIZERS, Optimizer
 from ..learning.run import History, trained
-from .arrays import Rows, read_rows, read_targets, resolve_device, to_array, to_tensor
+from .arrays import Rows, optional_tensor, resolve_device, to_array, to_tensor
 from .attributes import (
     facts_of,
     fitted_activation,
@@ -28,31 +28,19 @@ from .attributes import (
     initial_activation,
     kept_run,
     store_activation,
+    store_inputs,
 )
-from .base import (
-    SAMPLE_ROWS,
-    Encode,
-    auto_alpha,
-    make_generator,
-)
+from .base import Encode, make_generator
 from .callbacks import CallbackSupportMixin, Watch
 from .parameters import TrainingParameters
-from .validation import _fit_context, given_dictionary
+from .sources import Sources, read_sources
+from .start import Trainee, begin, read_dictionaries
+from .validation import _fit_context
 
 T = TypeVar("T")
 
 _MAX_DEAD_AFTER = 10_000_000
 _ROWS_FOR_LATENT = 16  # in which a latent that is alive should have fired
-
-
-@dataclass
-class _Run:
-    """Everything that training changes, in units in which rows have a variance of one."""
-
-    model: SparseAutoencoder
-    silent_for: Tensor
-    scale: float
-    alpha: float
 
 
 @dataclass
@@ -62,9 +50,9 @@ class Fit:
     Attributes
     ----------
     training : Training
-    run : _Run
-    sources : tuple of Rows
-        X, and known codes.
+    run : Trainee
+    given : Sources
+        As the caller gave them.
     dtype : torch.dtype
         Of training.
     known : ndarray of shape (n_components, n_features) or None
@@ -73,8 +61,8 @@ class Fit:
     """
 
     training: Training
-    run: _Run
-    sources: tuple[Rows, ...]
+    run: Trainee
+    given: Sources
     dtype: torch.dtype
     known: np.ndarray | None
     resume: bool
@@ -82,7 +70,7 @@ class Fit:
     @property
     def read(self) -> tuple[Rows, ...]:
         """What passes over the data read."""
-        return tuple(source.using(self.dtype) for source in self.sources)
+        return self.given.using(self.dtype).all
 
 
 class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
@@ -116,9 +104,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         Parameters
         ----------
         X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
-        y : array-like of shape (n_samples, n_components), default=None
-            Known codes, with ``objective="codes"``; otherwise ignored, so that a scorer
-            may use it as the truth.
+        y : array-like of shape (n_samples, n_components) or (n_samples, n_targets), default=None
+            Of all kinds that X may have. Known codes, with ``objective="codes"``; other
+            activations of the same samples, with ``objective="targets"``. Otherwise ignored,
+            so that a scorer may use it as the truth.
 
         Returns
         -------
@@ -166,114 +155,98 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
     ) -> Fit:
         """Everything before the first step."""
         self._check_combinations()
-        rows = read_rows(self, X, reset=not resume, device=self.device)
-        width = self.n_components_ if resume else self.n_components
-        known = given_dictionary("dictionary", self.dictionary, rows, width)
-        given = (
-            given_dictionary("dict_init", self.dict_init, rows, width) if known is None else known
-        )
-        width = width if given is None else len(given)
-        targets = read_targets(y, rows, width) if self.objective == "codes" else None
-        width = width if targets is None else targets.n_features
-        work = rows.using(self._training_type())
+        given = read_sources(self, X, y, reset=not resume)
+        rows = given.rows
+        known, init, width = read_dictionaries(self, given, resume=resume)
+        work = given.using(self._training_type())
         seed = group.first(make_generator(self.random_state).initial_seed())
-        fresh = (targets, given, width, torch.Generator().manual_seed(seed))
-        run = self._resume(work, known) if resume else self._start(work, *fresh)
-        run.scale, run.alpha = group.first((run.scale, run.alpha))
-        sources = tuple(
-            source.using(work.dtype, 1 / run.scale)
-            for source in (rows, targets)
-            if source is not None
-        )
-        dead = self._dead(run.silent_for, len(rows), n_epochs if decay else None)
+        fresh = init, width, torch.Generator().manual_seed(seed)
+        run = self._resume(work, known) if resume else begin(self, work, *fresh)
+        scales = run.scale, run.input_scale, run.alpha
+        run.scale, run.input_scale, run.alpha = group.first(scales)
+        sources = given.using(work.rows.dtype, 1 / run.input_scale, 1 / run.scale)
+        dead = self._dead(run, len(rows), n_epochs if decay else None)
         settings = self._settings(
             run.alpha / run.scale, len(run.model.dictionary), len(rows), n_epochs,
-            decay=decay, device=work.device,
+            decay=decay, device=work.rows.device,
         )  # fmt: skip
-        read = (rows,) if targets is None else (rows, targets)
         keep = None
         if group.size > 1 or (decay and self.checkpoint is not None):
-            facts = facts_of(self, read, given, resume=resume)
+            facts = facts_of(self, given.all, init, resume=resume)
             group.agree(facts)
             if decay and self.checkpoint is not None and group.rank == 0:
                 keep = kept_run(self, facts)
-        optimizer = self._resumed_optimizer(work, trained(run.model, settings)) if resume else None
+        optimizer = None
+        if resume:
+            optimizer = self._resumed_optimizer(work.rows, trained(run.model, settings))
         watch = None
         if group.rank == 0:
             watch = Watch(
-                self, X, y, n_epochs, run.scale, (len(rows), rows.n_features),
-                lambda history: self._as_fitted(run, history, rows, known), callbacks=decay,
+                self, X, y, n_epochs, run.scale, (len(rows), given.whole.n_features),
+                lambda history: self._as_fitted(run, history, given, known), callbacks=decay,
             )  # fmt: skip
         steps = start(
-            run.model, sources, settings, seed=seed, optimizer=optimizer, dead=dead, group=group
-        )
-        return Fit(Training(steps, keep, watch), run, read, work.dtype, known, resume)
+            run.model, sources.all, settings, seed=seed, optimizer=optimizer, dead=dead,
+            group=group,
+        )  # fmt: skip
+        return Fit(Training(steps, keep, watch), run, given, work.rows.dtype, known, resume)
 
     def _end_fit(self, fit: Fit) -> BaseSparseEncoder:
         """Everything after the last step."""
-        run, training, (rows, *codes) = fit.run, fit.training, fit.sources
+        run, training, given = fit.run, fit.training, fit.given
         run.silent_for = training.run.dead.silent_for
-        run.model.rescale_(run.scale)
-        if codes and fit.known is None and not self._encodes_by_dictionary:
-            offset = run.model.offset.detach()
-            pairs = fit.read[0].paired(codes[0])
+        run.model.rescale_(run.scale, run.input_scale)
+        work = given.using(fit.dtype)
+        if work.codes is not None and fit.known is None and not self._encodes_by_dictionary:
+            pairs, offset = work.rows.paired(work.codes), run.model.offset.detach()
             run.model.dictionary.data = least_squares_dictionary(pairs, offset)
-        self._store(run, training.run.history, rows, fit.known, resume=fit.resume)
+        self._store(run, training.run.history, given, fit.known, resume=fit.resume)
         if training.diverged is not None:
             raise training.diverged
         if training.watch is not None:
             training.watch.close()
         return self
 
-    def _start(
-        self,
-        work: Rows,
-        targets: Rows | None,
-        given: np.ndarray | None,
-        n_components: int | None,
-        generator: torch.Generator,
-    ) -> _Run:
-        x = work.sample(SAMPLE_ROWS)
-        offset = x.mean(0) if self._learns_offset() else x.new_zeros(x.shape[1])
-        centred = x - offset
-        length = torch.linalg.vector_norm(centred, dtype=torch.float64).item()
-        scale = length / centred.numel() ** 0.5 or 1.0
-        if targets is not None and self.dictionary is None and self._encodes_by_dictionary:
-            D = least_squares_dictionary(work.paired(targets), offset)
-        elif given is not None:
-            D = to_tensor(given, work)
-            D = D if self.dictionary is not None else unit(D)
-        else:
-            D = initial_dictionary(centred, n_components or 8 * work.n_features, generator)
-        alpha = self.alpha
-        if alpha == "auto":
-            alpha = auto_alpha(centred, D, self._alpha_fraction(), positive=True)
-        return _Run(
-            model=self._initial_module(D, offset / scale, alpha / scale, generator),
-            silent_for=torch.zeros(len(D), dtype=torch.int64, device=work.device),
-            scale=scale,
-            alpha=float(alpha),
-        )
-
-    def _resume(self, work: Rows, known: np.ndarray | None) -> _Run:
+    def _resume(self, work: Sources, known: np.ndarray | None) -> Trainee:
+        self._check_targets(work)
         shapes = [w.shape for w in self.encoder_coefs_]
-        wanted = self._shapes(work.n_features, self.n_components or self.n_components_)
+        wanted = self._shapes(work.rows.n_features, self.n_components or self.n_components_)
         if shapes != wanted:
             raise ValueError(
                 f"The fitted encoder has layers of shapes {shapes}, the parameters now ask for "
                 f"{wanted}: set warm_start=False to start again, or the old sizes."
             )
-        model = self._to_model(work)
+        model = self._to_model(work.rows)
         if known is not None:
-            model.dictionary.data = to_tensor(known, work)
+            model.dictionary.data = to_tensor(known, work.rows)
             model.refresh_()
-        model.rescale_(1 / self._scale)
-        return _Run(
+        input_scale = self._scale if work.targets is None else self._input_scale
+        model.rescale_(1 / self._scale, 1 / input_scale)
+        return Trainee(
             model=model,
-            silent_for=torch.tensor(self._silent_for, device=work.device),
+            silent_for=torch.tensor(self._silent_for, device=work.rows.device),
             scale=self._scale,
+            input_scale=input_scale,
             alpha=self.alpha_ if self.alpha == "auto" else float(self.alpha),
         )
+
+    def _check_targets(self, work: Sources) -> None:
+        """What is reconstructed must be what it was in the last fit."""
+        before, now = hasattr(self, "input_intercept_"), work.targets is not None
+        if before != now:
+            what = "other activations (objective='targets')" if before else "its own rows, or codes"
+            raise ValueError(
+                f"The fitted encoder has learned from {what}, and objective={self.objective!r} "
+                "is another: set warm_start=False to start again, or the old objective."
+            )
+        self._check_width(work.whole)
+
+    def _check_width(self, targets: Rows) -> None:
+        if targets.n_features != self.components_.shape[1]:
+            raise ValueError(
+                f"y has {targets.n_features} columns, but this {type(self).__name__} was fitted "
+                f"to y with {self.components_.shape[1]}: give the same activations."
+            )
 
     def _resumed_optimizer(self, work: Rows, params: list[Tensor]) -> Optimizer:
         """As it was after the last fit; fresh if it or its parameters are others now."""
@@ -289,22 +262,34 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         optimizer.resume_()
         return optimizer
 
-    def _dead(self, silent_for: Tensor, n: int, n_epochs: int | None) -> DeadLatents:
+    def _dead(self, run: Trainee, n: int, n_epochs: int | None) -> DeadLatents:
+        silent_for, n_features = run.silent_for, run.model.dictionary.shape[1]
         after = self.dead_after
         if after == "auto":
             # a chunk of partial_fit says little about how many come
             long = 2 * n if n_epochs is None else n * n_epochs // 20
             after = min(2 * n, max(long, _ROWS_FOR_LATENT * len(silent_for)), _MAX_DEAD_AFTER)
-        k_aux = min(max(1, self.n_features_in_ // 2), len(silent_for))
+        k_aux = min(max(1, n_features // 2), len(silent_for))
         return DeadLatents(silent_for, after, k_aux)
 
     def _initial_module(
-        self, D: Tensor, offset: Tensor, alpha: float, generator: torch.Generator
+        self,
+        D: Tensor,
+        offset: Tensor,
+        alpha: float,
+        generator: torch.Generator,
+        inputs: Inputs | None,
     ) -> SparseAutoencoder:
         """The network before training, for rows of unit variance and their alpha."""
-        weights, biases = initial_layers(D, self._hidden(), generator)
         activation = initial_activation(self, D, alpha)
-        return SparseAutoencoder(weights, biases, D, offset, activation)
+        if inputs is None:
+            layers = initial_layers(D, self._hidden(), generator)
+            return SparseAutoencoder(*layers, D, offset, activation)
+        layers = initial_layers(D.new_zeros(len(D), inputs.x.shape[1]), self._hidden(), generator)
+        model = SparseAutoencoder(*layers, D, offset, activation, inputs.offset)
+        model.restart_(torch.arange(len(D), device=D.device), inputs.x, inputs.wanted, alpha)
+        model.biases[-1].data.zero_()  # what is not zero in the mean makes codes dense
+        return model
 
     def _to_model(self, rows: Rows) -> SparseAutoencoder:
         """The network from the attributes."""
@@ -314,22 +299,30 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             to_tensor(self.components_, rows),
             to_tensor(self.intercept_, rows),
             fitted_activation(self, rows),
+            optional_tensor(getattr(self, "input_intercept_", None), rows),
         )
 
     def _store(
-        self, run: _Run, history: History, rows: Rows, known: np.ndarray | None, *, resume: bool
+        self,
+        run: Trainee,
+        history: History,
+        given: Sources,
+        known: np.ndarray | None,
+        *,
+        resume: bool,
     ) -> None:
-        model = run.model
+        model, rows = run.model, given.rows
         self.encoder_coefs_ = [to_array(w.T, rows) for w in model.weights]
         self.encoder_intercepts_ = [to_array(b, rows) for b in model.biases]
         # a known dictionary is kept to the last digit, whatever training computes in
         kept = model.dictionary if known is None else torch.tensor(known)
         self.components_ = to_array(kept, rows)
         self.intercept_ = to_array(model.offset, rows)
+        store_inputs(self, model, run.input_scale, rows)
         store_activation(self, model.activation, rows)
         self.n_components_ = len(self.components_)
         self.alpha_ = run.alpha
-        curves = history_of(history.epochs, run.scale, self.n_components_, rows.n_features)
+        curves = history_of(history.epochs, run.scale, *self.components_.shape)
         if resume:
             curves = {k: np.concatenate([self.history_[k], curve]) for k, curve in curves.items()}
         self.history_: dict[str, np.ndarray] = curves
@@ -351,14 +344,14 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         )
 
     def _as_fitted(
-        self, run: _Run, history: History, rows: Rows, known: np.ndarray | None
+        self, run: Trainee, history: History, given: Sources, known: np.ndarray | None
     ) -> dict[str, Any]:
         """The attributes, if training ended now."""
         twin = copy.copy(self)
         model, optimizer = copy.deepcopy((run.model, history.optimizer))
         optimizer.finish_()
-        model.rescale_(run.scale)
-        twin._store(replace(run, model=model), history, rows, known, resume=False)
+        model.rescale_(run.scale, run.input_scale)
+        twin._store(replace(run, model=model), history, given, known, resume=False)
         return {k: v for k, v in vars(twin).items() if k not in vars(self) or k.endswith("_")}
 
     def _encoder(self, rows: Rows) -> Encode:
@@ -366,6 +359,33 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
 
     def _sparse_encoder(self, rows: Rows) -> Any:
         return self._to_model(rows).encode_sparse
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Share of the variance of X, or with ``objective="targets"`` of y, that is explained.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples, n_targets), default=None
+            With ``objective="targets"``; otherwise ignored.
+
+        Returns
+        -------
+        float
+            1 − FVU: at most 1; 0 is what the mean of these rows would get. For constant rows
+            it is 1 if the reconstruction is exact and 0 otherwise.
+
+        Raises
+        ------
+        ValueError
+            With ``objective="targets"``, if y is missing or of another width than in fit.
+        """
+        if self.objective != "targets":
+            return super().score(X, y)
+        check_is_fitted(self)
+        given = read_sources(self, X, y, reset=False)
+        self._check_width(given.whole)
+        return self._explained(given.rows, given.whole)
 
     def to_module(self, device: str = "auto") -> nn.Module:
         """The trained network as a bare ``torch.nn.Module``.

@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..learning.atoms import directions
+from ..learning.encoders import Inputs
 from ..learning.loop import History
 from ..learning.unrolled import UnrolledAutoencoder, initial_steps
-from .arrays import Rows, to_array, to_tensor
+from .arrays import Rows, optional_tensor, to_array, to_tensor
 from .attributes import fitted_activation, initial_activation
-from .trained import BaseSparseEncoder, _Run
+from .sources import Sources
+from .start import Trainee
+from .trained import BaseSparseEncoder
 from .validation import Interval, StrOptions
 
 
@@ -36,7 +40,7 @@ class UnrolledEncoder(BaseSparseEncoder):
     ----------
     n_components : int or None, default=None
         Number of latents; None: as many as ``dictionary`` or the known codes have, else
-        8 × n_features.
+        8 × n_features, or 8 × n_targets.
     n_steps : int >= 1, default=3
         Steps of the encoder.
     weights : {"learned", "analytic"}, default="learned"
@@ -59,10 +63,14 @@ class UnrolledEncoder(BaseSparseEncoder):
         ``(n_components, n_features)`` and returns the array.
     dict_init : array-like of shape (n_components, n_features) or None, default=None
         Where the dictionary starts, brought to unit norm. None: at random rows.
-    objective : {"reconstruction", "codes"}, default="reconstruction"
+    objective : {"reconstruction", "codes", "targets"}, default="reconstruction"
         "codes": learn from known codes, ``fit(X, codes)``, by ``½‖s_true − s‖²``; the
         dictionary is then the least-squares one, unless it is given. The encoder computes
-        with it, so it is found before training, by ``partial_fit`` from the first chunk.
+        with it, so it is found before training, by ``partial_fit`` from the first chunk. "targets":
+        codes of X reconstruct other activations, ``fit(X, y)``, by ``½‖y − b − sD‖² + α‖s‖₁`` (a
+        transcoder). The steps then have a dictionary of X of their own, which is learned, and
+        y stands in place of x in all that is said here of dictionary, offset, alpha, codes and
+        scale, and n_targets in place of n_features.
     fit_intercept : bool or "auto", default="auto"
         Whether to learn the offset b, from the mean on. Without it ``b = 0``. "auto": when
         the dictionary is learned from reconstruction; a known dictionary, or known codes, are
@@ -127,6 +135,11 @@ class UnrolledEncoder(BaseSparseEncoder):
         The dictionary; learned atoms have unit norm.
     intercept_ : ndarray of shape (n_features,)
         The offset b.
+    input_intercept_ : ndarray of shape (n_features_in_,)
+        With ``objective="targets"``: the mean of X, which the encoder takes off its rows in place
+        of b.
+    input_components_ : ndarray of shape (n_components_, n_features_in_)
+        With ``objective="targets"``: the dictionary that the steps have in place of D.
     encoder_coefs_ : list of ndarray of shape (n_features, n_components_)
         W of each step; with analytic weights the one of all steps.
     encoder_intercepts_ : list of ndarray of shape (n_components_,) or (1,)
@@ -158,7 +171,8 @@ class UnrolledEncoder(BaseSparseEncoder):
     Raises
     ------
     ValueError
-        In ``fit``, for parameters or data out of range or of the wrong shape.
+        In ``fit``, for parameters or data out of range or of the wrong shape; in ``fit`` and
+        ``score``, if y is missing where the objective needs it.
     FloatingPointError
         In ``fit``, when the loss stops being finite. The attributes hold the last finite state.
     OSError
@@ -268,7 +282,7 @@ class UnrolledEncoder(BaseSparseEncoder):
         n_matrices = self.n_steps if self.weights == "learned" else 1
         return [(n_features, n_components)] * n_matrices
 
-    def _resume(self, work: Rows, known: np.ndarray | None) -> _Run:
+    def _resume(self, work: Sources, known: np.ndarray | None) -> Trainee:
         analytic = self.weights == "analytic"
         fitted = (len(self.step_sizes_), len(self.encoder_intercepts_[0]) < self.n_components_)
         if fitted != (self.n_steps, analytic and self.n_components_ > 1):
@@ -281,15 +295,27 @@ class UnrolledEncoder(BaseSparseEncoder):
         return super()._resume(work, known)
 
     def _initial_module(
-        self, D: Tensor, offset: Tensor, alpha: float, generator: torch.Generator
+        self,
+        D: Tensor,
+        offset: Tensor,
+        alpha: float,
+        generator: torch.Generator,
+        inputs: Inputs | None,
     ) -> UnrolledAutoencoder:
         activation, analytic = initial_activation(self, D, alpha), self.weights == "analytic"
+        own = input_offset = None
+        if inputs is not None:
+            own, input_offset = directions(inputs.x - inputs.offset, inputs.wanted), inputs.offset
         weights, biases, log_sizes = initial_steps(
-            D, self.n_steps, alpha if activation.penalised else 0.0, analytic=analytic
+            D if own is None else own,
+            self.n_steps,
+            alpha if activation.penalised else 0.0,
+            analytic=analytic,
         )
         return UnrolledAutoencoder(
-            weights, biases, log_sizes, D, offset, activation, analytic=analytic
-        )
+            weights, biases, log_sizes, D, offset, activation, analytic=analytic,
+            input_offset=input_offset, input_dictionary=own,
+        )  # fmt: skip
 
     def _to_model(self, rows: Rows) -> UnrolledAutoencoder:
         return UnrolledAutoencoder(
@@ -300,11 +326,19 @@ class UnrolledEncoder(BaseSparseEncoder):
             to_tensor(self.intercept_, rows),
             fitted_activation(self, rows),
             analytic=self.weights == "analytic",
+            input_offset=optional_tensor(getattr(self, "input_intercept_", None), rows),
+            input_dictionary=optional_tensor(getattr(self, "input_components_", None), rows),
         )
 
     def _store(
-        self, run: _Run, history: History, rows: Rows, known: np.ndarray | None, *, resume: bool
+        self,
+        run: Trainee,
+        history: History,
+        given: Sources,
+        known: np.ndarray | None,
+        *,
+        resume: bool,
     ) -> None:
-        super()._store(run, history, rows, known, resume=resume)
+        super()._store(run, history, given, known, resume=resume)
         assert isinstance(run.model, UnrolledAutoencoder)
-        self.step_sizes_ = to_array(run.model.log_step_sizes.exp(), rows)
+        self.step_sizes_ = to_array(run.model.log_step_sizes.exp(), given.rows)

@@ -14,7 +14,7 @@ __all__ = ["Interval", "StrOptions", "_fit_context", "given_dictionary", "given_
 
 
 def given_dictionary(
-    name: str, value: Any, rows: Rows, n_components: int | None
+    name: str, value: Any, rows: Rows, n_components: int | None, of: str = "X"
 ) -> np.ndarray | None:
     """A dictionary that the user gave, as a float array; None if there is none.
 
@@ -25,8 +25,10 @@ def given_dictionary(
     value : array-like of shape (n_components, n_features), callable or None
         A callable is called with ``(n_components, n_features)``.
     rows : Rows
-        The training rows.
+        The training rows, or what else it has to reconstruct.
     n_components : int or None
+    of : str
+        What these rows are, for messages.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def given_dictionary(
     if D.dtype.kind not in "fiu":
         raise ValueError(f"{name} has dtype {D.dtype}: give an array of real numbers.")
     D = D.astype(np.float32 if D.dtype in (np.float16, np.float32) else np.float64)
-    _check_shape(name, D, n_features, n_components)
+    _check_shape(name, D, n_features, n_components, of)
     if not np.isfinite(D).all():
         raise ValueError(f"{name} contains NaN or infinity: every atom must be finite.")
     zero = np.flatnonzero(~D.any(axis=1))
@@ -85,7 +87,9 @@ def given_weights(value: Any, n_components: int) -> np.ndarray | None:
     return weights
 
 
-def _check_shape(name: str, D: np.ndarray, n_features: int, n_components: int | None) -> None:
+def _check_shape(
+    name: str, D: np.ndarray, n_features: int, n_components: int | None, of: str
+) -> None:
     if D.ndim != 2 or 0 in D.shape:
         raise ValueError(
             f"{name} has shape {D.shape}, but must be (n_components, n_features): "
@@ -93,7 +97,7 @@ def _check_shape(name: str, D: np.ndarray, n_features: int, n_components: int | 
         )
     if D.shape[1] != n_features:
         raise ValueError(
-            f"{name} has shape {D.shape}, but X has {n_features} features: its rows are atoms "
+            f"{name} has shape {D.shape}, but {of} has {n_features} features: its rows are atoms "
             f"of length {n_features}." + (" Transpose it." if D.shape[0] == n_features else "")
         )
     if n_components is not None and D.shape[0] != n_components:

@@ -9,12 +9,22 @@ import torch
 from torch import Tensor
 
 DUPLICATE = 0.95  # |cosine| above which two atoms are one
+LARGEST = 16  # rows that say what direction a latent has
 NOISE = 0.3  # length of what disturbs an atom that starts at a row
 
 
 def unit(atoms: Tensor) -> Tensor:
     """Rows of length one; zero rows stay zero."""
     return atoms / atoms.norm(dim=1, keepdim=True).clamp(min=torch.finfo(atoms.dtype).tiny)
+
+
+def directions(X: Tensor, codes: Tensor) -> Tensor:
+    """Where rows lie in which each code is largest, shape (n_components, n_features).
+
+    The mean of a few, weighted by their codes; that of all points where most of X lies.
+    """
+    values, rows = codes.topk(min(LARGEST, len(codes)), dim=0)
+    return unit(torch.einsum("kj,kjm->jm", values, X[rows]))
 
 
 def allowed(atoms: Tensor, previous: Tensor, *, positive: bool) -> Tensor:

@@ -235,12 +235,19 @@ def _run(call: Callable[[], T], future: Future[T]) -> None:
 
 def sample(source: Rows, limit: int) -> Tensor:
     """At most ``limit`` rows, evenly spread over the source; all of them if they fit."""
-    n = len(source)
+    return samples((source,), limit)[0]
+
+
+def samples(sources: tuple[Rows, ...], limit: int) -> tuple[Tensor, ...]:
+    """The same rows of every source, chosen as in :func:`sample`."""
+    n = len(sources[0])
     if n <= limit:
-        return source.read(slice(0, n))
-    if not source.contiguous:
-        return source.read(torch.linspace(0, n - 1, limit).round().long())
+        return tuple(source.read(slice(0, n)) for source in sources)
+    if not any(source.contiguous for source in sources):
+        index = torch.linspace(0, n - 1, limit).round().long()
+        return tuple(source.read(index) for source in sources)
     pieces = 64  # long reads, spread over the file
     length = limit // pieces
     starts = torch.linspace(0, n - length, pieces).long().tolist()
-    return torch.cat([source.read(slice(start, start + length)) for start in starts])
+    slices = [slice(start, start + length) for start in starts]
+    return tuple(torch.cat([source.read(part) for part in slices]) for source in sources)

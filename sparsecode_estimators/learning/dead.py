@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .atoms import disturbed, unit
-from .batches import Rows, sample
+from .batches import Rows, samples
 from .encoders import SparseAutoencoder
 from .optimizers import Optimizer
 
@@ -107,6 +107,7 @@ class DeadLatents:
         generator: torch.Generator,
         *,
         learn_dictionary: bool,
+        known_codes: bool,
         alpha: float,
     ) -> None:
         """Start dead latents again where they are needed.
@@ -121,12 +122,11 @@ class DeadLatents:
         dead = torch.nonzero(self.mask).squeeze(1)
         if not len(dead):
             return
-        if len(sources) > 1:
+        if known_codes:
             fit_latents(model, sources, dead, alpha)
         else:
-            limit = max(LEAST_REVIVAL_ROWS, REVIVAL_WORK // model.dictionary.numel())
-            x = sample(sources[0], min(limit, REVIVAL_ROWS))
-            residual = x - model(x)
+            x, *targets = samples(sources, revival_rows(model.dictionary))
+            residual = (targets[0] if targets else x) - model(x)
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
             wanted = (residual @ model.dictionary[dead].T).relu()
@@ -147,6 +147,12 @@ def _draw_atoms(
     again = len(dead) > int((weight > 0).sum())
     drawn = torch.multinomial(weight, len(dead), replacement=again, generator=generator)
     dictionary[dead] = disturbed(unit(residual[drawn.to(residual.device)]), generator)
+
+
+def revival_rows(dictionary: Tensor) -> int:
+    """Rows by which latents find a place."""
+    limit = max(LEAST_REVIVAL_ROWS, REVIVAL_WORK // dictionary.numel())
+    return min(limit, REVIVAL_ROWS)
 
 
 def fit_latents(

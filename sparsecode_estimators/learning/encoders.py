@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,23 @@ from torch.nn.functional import linear
 from ..kernels import sparse
 from ..kernels.sparse import Places
 from .activations import Activation
+
+
+class Inputs(NamedTuple):
+    """What an encoder starts from whose rows are not what is reconstructed.
+
+    Attributes
+    ----------
+    offset : Tensor of shape (n_inputs,)
+    x : Tensor of shape (n, n_inputs)
+        Some rows.
+    wanted : Tensor of shape (n, n_components)
+        What the atoms ask of the latents, for these rows.
+    """
+
+    offset: Tensor
+    x: Tensor
+    wanted: Tensor
 
 
 class SparseAutoencoder(nn.Module):
@@ -31,6 +49,10 @@ class SparseAutoencoder(nn.Module):
     dictionary : Tensor of shape (n_components, n_features)
     offset : Tensor of shape (n_features,)
     activation : Activation
+    input_offset : Tensor of shape (n_inputs,) or None
+        What the encoder takes off its rows where these are not what is reconstructed, but come
+        from another space; then it stays as it is, for biases can learn the same. None: the
+        offset.
 
     Attributes
     ----------
@@ -47,6 +69,7 @@ class SparseAutoencoder(nn.Module):
         dictionary: Tensor,
         offset: Tensor,
         activation: Activation,
+        input_offset: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.weights = nn.ParameterList(nn.Parameter(w) for w in weights)
@@ -54,10 +77,16 @@ class SparseAutoencoder(nn.Module):
         self.dictionary = nn.Parameter(dictionary)
         self.offset = nn.Parameter(offset)
         self.activation = activation
+        self.input_offset: Tensor | None
+        self.register_buffer("input_offset", input_offset)
+
+    def centred(self, x: Tensor) -> Tensor:
+        """Rows as the first layer of the encoder gets them."""
+        return x - (self.offset if self.input_offset is None else self.input_offset)
 
     def hidden(self, x: Tensor) -> Tensor:
         """What the last layer of the encoder sees, shape (n, n_in)."""
-        hidden = x - self.offset
+        hidden = self.centred(x)
         # lists, for a slice of a ParameterList is a new module
         for weight, bias in zip([*self.weights][:-1], [*self.biases][:-1], strict=True):
             hidden = linear(hidden, weight, bias).relu()
@@ -88,15 +117,30 @@ class SparseAutoencoder(nn.Module):
         return torch.addmm(self.offset, codes, self.dictionary)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruction of x, shape (n, n_features)."""
+        """Reconstruction of x, or of what belongs to it, shape (n, n_features)."""
         return self.decode(self.encode(x))
 
     @torch.no_grad()
-    def rescale_(self, factor: float) -> None:
-        """Go over to rows that are ``factor`` times as long."""
-        for bias in (self.offset, *self.biases):
-            bias.mul_(factor)
+    def rescale_(self, factor: float, of_inputs: float | None = None) -> None:
+        """Go over to reconstructions, and codes, that are ``factor`` times as long.
+
+        Inputs from another space become ``of_inputs`` times as long; without these they are
+        what is reconstructed.
+        """
+        of_inputs = factor if of_inputs is None else of_inputs
+        self.offset.mul_(factor)
+        if self.input_offset is not None:
+            self.input_offset.mul_(of_inputs)
+        self._rescale_encoder_(factor, of_inputs)
         self.activation.rescale_(factor)
+
+    def _rescale_encoder_(self, factor: float, of_inputs: float) -> None:
+        *below, last = self.biases
+        for bias in below:
+            bias.mul_(of_inputs)
+        last.mul_(factor)
+        if factor != of_inputs:
+            self.weights[-1].mul_(factor / of_inputs)
 
     def encoder_parameters(self) -> list[tuple[nn.Parameter, bool]]:
         """What training moves besides dictionary and offset.
@@ -132,30 +176,31 @@ class SparseAutoencoder(nn.Module):
 
 
 def initial_layers(
-    dictionary: Tensor, hidden_layer_sizes: Sequence[int], generator: torch.Generator
+    directions: Tensor, hidden_layer_sizes: Sequence[int], generator: torch.Generator
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Weights and biases before training.
 
-    Without hidden layers the encoder starts tied to the dictionary, ``W = Dᵀ``, with
-    biases of zero. With them all weights and biases start uniform on ``±1/√n_in``
-    (LeCun et al. 1998), as the paper's do; larger weights overfit small data.
+    Without hidden layers the encoder starts tied to one direction for each latent, mostly those
+    of the dictionary, ``W = Dᵀ``, with biases of zero. With them all weights and biases start
+    uniform on ``±1/√n_in`` (LeCun et al. 1998), as the paper's do; larger weights overfit
+    small data.
 
     Parameters
     ----------
-    dictionary : Tensor of shape (n_components, n_features)
+    directions : Tensor of shape (n_components, n_inputs)
     hidden_layer_sizes : sequence of int
     generator : torch.Generator
         On the CPU, so that the start does not depend on the device.
     """
-    n_components, n_features = dictionary.shape
-    sizes = [n_features, *hidden_layer_sizes, n_components]
+    n_components, n_inputs = directions.shape
+    sizes = [n_inputs, *hidden_layer_sizes, n_components]
     if not hidden_layer_sizes:
-        return [dictionary.clone()], [dictionary.new_zeros(n_components)]
+        return [directions.clone()], [directions.new_zeros(n_components)]
     weights, biases = [], []
     for n_in, n_out in itertools.pairwise(sizes):
         bound = 1 / math.sqrt(n_in)
-        weights.append(_uniform((n_out, n_in), bound, generator).to(dictionary))
-        biases.append(_uniform((n_out,), bound, generator).to(dictionary))
+        weights.append(_uniform((n_out, n_in), bound, generator).to(directions))
+        biases.append(_uniform((n_out,), bound, generator).to(directions))
     return weights, biases
 
 

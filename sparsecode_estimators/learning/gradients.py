@@ -68,6 +68,7 @@ def factored(
     ends: Tensor | None = None,
     *,
     guarded: bool = False,
+    target: Tensor | None = None,
 ) -> Step:
     r"""Reconstruction loss of an encoder whose last layer is linear.
 
@@ -90,7 +91,10 @@ def factored(
     guarded : bool
         Whether rows that are far worse than the others have no more weight than ``GUARD`` times
         the median row. Signs of gradients do not tell that one row makes all of it.
+    target : Tensor of shape (n, n_targets) or None
+        What is reconstructed; None: the rows themselves.
     """
+    target = x if target is None else target
     deep = len(model.weights) > 1
     with torch.set_grad_enabled(deep):
         hidden = model.hidden(x)
@@ -104,7 +108,7 @@ def factored(
             assert isinstance(at, Sparse), "only k-sparse codes are nested"
             parts = at.split(ends)
         n_prefixes = 1 if ends is None else len(ends)
-        error = _errors(model, x, parts, codes, n_prefixes)
+        error = _errors(model, target, parts, codes, n_prefixes)
         upstream, last = error / (len(x) * n_prefixes), error[:, -1]
         if guarded:
             upstream = upstream * _limited(last, work.group)[:, None, None]
@@ -118,7 +122,7 @@ def factored(
         if price:
             by_codes += price
             loss = loss + price * codes.sum()
-        by_v, by_activation, more = _backward(model, x, active, by_codes)
+        by_v, by_activation, more = _backward(model, target, active, by_codes)
         gradients = {
             model.dictionary: parts.rows_by_atom(codes, flat),
             model.offset: upstream[:, 0].sum(0),
@@ -132,11 +136,13 @@ def factored(
             _add(gradients, model, h, auxiliary)
             if by_hidden is not None:
                 by_hidden += auxiliary.by_pre @ weight[auxiliary.latents]
-        if by_hidden is None:
+        if by_hidden is None and model.input_offset is None:
             gradients[model.offset] -= gradients[model.biases[-1]] @ weight
         counts = at.counts(codes)
     if by_hidden is not None:
-        below = [*[*model.weights][:-1], *[*model.biases][:-1], model.offset]
+        below: list[Tensor] = [*[*model.weights][:-1], *[*model.biases][:-1]]
+        if model.input_offset is None:
+            below.append(model.offset)
         for p, g in zip(below, torch.autograd.grad(hidden, below, by_hidden), strict=True):
             gradients[p] = gradients[p] + g if p in gradients else g
     return Step(loss + more, energy, counts, gradients)
@@ -159,23 +165,23 @@ def _activate(model: SparseAutoencoder, pre: Tensor, alpha: float, work: Workspa
 
 
 def _errors(
-    model: SparseAutoencoder, x: Tensor, parts: Codes, codes: Tensor, n_prefixes: int
+    model: SparseAutoencoder, target: Tensor, parts: Codes, codes: Tensor, n_prefixes: int
 ) -> Tensor:
     """``x̂ − x`` of every nested dictionary, shape (n, n_prefixes, n_features)."""
-    sums = parts.decode(codes, model.dictionary).view(len(x), n_prefixes, -1)
+    sums = parts.decode(codes, model.dictionary).view(len(target), n_prefixes, -1)
     if n_prefixes > 1:
         sums = sums.cumsum(1)
-    return sums.add_((model.offset - x).unsqueeze(1))
+    return sums.add_((model.offset - target).unsqueeze(1))
 
 
 def _backward(
-    model: SparseAutoencoder, x: Tensor, active: _Active, by_codes: Tensor
+    model: SparseAutoencoder, target: Tensor, active: _Active, by_codes: Tensor
 ) -> tuple[Tensor, dict[Tensor, Tensor], Tensor]:
     """Derivatives by v and by the activation's parameters; what is added to the loss."""
-    at, n = active.at, len(x)
-    results, upstream, more = [active.codes], [by_codes], x.new_zeros(())
+    at, n = active.at, len(target)
+    results, upstream, more = [active.codes], [by_codes], target.new_zeros(())
     if active.guess is not None:  # dictionary and offset are held fixed here
-        error = at.decode(active.guess.detach(), model.dictionary) + (model.offset - x)
+        error = at.decode(active.guess.detach(), model.dictionary) + (model.offset - target)
         results.append(active.guess)
         upstream.append(at.products(error / n, model.dictionary))
         more = more + 0.5 * error.square().sum() / n
@@ -201,7 +207,13 @@ def _add(
 
 
 def whole(
-    model: SparseAutoencoder, x: Tensor, true: Tensor | None, alpha: float, params: list[Tensor]
+    model: SparseAutoencoder,
+    x: Tensor,
+    true: Tensor | None,
+    alpha: float,
+    params: list[Tensor],
+    *,
+    target: Tensor | None = None,
 ) -> Step:
     """Any module, by autograd through all codes.
 
@@ -214,9 +226,12 @@ def whole(
     alpha : float
     params : list of Tensor
         What gradients are wanted of.
+    target : Tensor of shape (n, n_targets) or None
+        What is reconstructed; None: the rows themselves.
     """
     codes = model.encode(x)
-    error = model.decode(codes) - x if true is None else codes - true
+    target = x if target is None else target
+    error = model.decode(codes) - target if true is None else codes - true
     energy = loss = 0.5 * error.square().sum() / len(x)
     if true is None and model.activation.penalised:
         loss = loss + alpha * codes.sum() / len(x)

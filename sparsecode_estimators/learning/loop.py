@@ -74,7 +74,7 @@ def start(
     ----------
     model : SparseAutoencoder
     sources : tuple of Rows
-        The rows, and with ``objective="codes"`` their codes.
+        The rows, and with ``objective="codes"`` their codes, or with "targets" what they predict.
     settings : Settings
     seed : int
         Of the order of the rows and of revived latents.

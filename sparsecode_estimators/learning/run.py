@@ -51,7 +51,12 @@ class Settings:
 
     @property
     def moves_dictionary(self) -> bool:
-        return self.learn_dictionary and self.objective == "reconstruction"
+        return self.learn_dictionary and self.objective != "codes"
+
+    @property
+    def moves_steps(self) -> bool:
+        """Whether the dictionary moves that an unrolled encoder's steps have weights for."""
+        return self.moves_dictionary or self.objective == "targets"
 
 
 @dataclass
@@ -112,7 +117,7 @@ class Diverged(FloatingPointError):
 def trained(model: SparseAutoencoder, settings: Settings) -> list[Tensor]:
     """Parameters that the settings let move."""
     params: list[Tensor] = [parameter for parameter, _ in model.encoder_parameters()]
-    if settings.objective == "reconstruction":
+    if settings.objective != "codes":
         params += [model.dictionary] * settings.learn_dictionary
         params += [model.offset] * settings.learn_offset
     return params
@@ -222,6 +227,7 @@ class Run:
             self.optimizer,
             chance,
             learn_dictionary=self.settings.moves_dictionary,
+            known_codes=self.settings.objective == "codes",
             alpha=self.settings.alpha,
         )
         self.group.same_(self.state()[0].values())
@@ -233,15 +239,17 @@ class Run:
             share = min(1.0, progress / settings.sparsity_warmup)
             alpha *= share
             self._set_k(share)
-        if settings.objective == "codes" or not model.is_factored:
-            true = batch[1] if settings.objective == "codes" else None
-            return whole(model, batch[0], true, alpha, self.optimizer.params)
+        true, target = (
+            batch[1] if settings.objective == name else None for name in ("codes", "targets")
+        )
+        if true is not None or not model.is_factored:
+            return whole(model, batch[0], true, alpha, self.optimizer.params, target=target)
         sizes, ends = settings.prefix_sizes, None
         if sizes is not None:
             ends = torch.tensor(sizes, device=batch[0].device)
         return factored(
             model, batch[0], alpha, self.dead, settings.aux_alpha, self.work, ends,
-            guarded=settings.optimizer == "sign",
+            guarded=settings.optimizer == "sign", target=target,
         )  # fmt: skip
 
     def _set_k(self, share: float) -> None:
@@ -267,6 +275,7 @@ class Run:
         self.optimizer.finish_()
         if self.settings.moves_dictionary:
             to_unit_length_(self.model.dictionary)
+        if self.settings.moves_steps:
             self.model.refresh_()
 
     def _check(self) -> None:
@@ -292,7 +301,7 @@ class Run:
     def end_epoch(self, order: Tensor) -> None:
         """Judge a pass over all rows; ``order`` is that of the next one."""
         settings = self.settings
-        if settings.moves_dictionary:
+        if settings.moves_steps:
             self.model.refresh_()
         seen = self._seen()
         self.history.epochs.append(seen)

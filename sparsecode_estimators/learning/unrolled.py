@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..inference import Lasso
 from .activations import Activation
-from .atoms import unit
+from .atoms import directions, unit
 from .encoders import SparseAutoencoder
 
 _BLOCK = 1024  # atoms that are compared with all others at once
@@ -43,6 +43,10 @@ class UnrolledAutoencoder(SparseAutoencoder):
     activation : Activation
     analytic : bool
         Whether there is one matrix for all steps.
+    input_offset : Tensor of shape (n_inputs,) or None
+    input_dictionary : Tensor of shape (n_components, n_inputs) or None
+        Where the rows are not what is reconstructed: what the steps take off their rows in
+        place of b, and an encoder's own dictionary in place of D, which is trained too.
     """
 
     is_factored = False
@@ -57,11 +61,21 @@ class UnrolledAutoencoder(SparseAutoencoder):
         activation: Activation,
         *,
         analytic: bool,
+        input_offset: Tensor | None = None,
+        input_dictionary: Tensor | None = None,
     ) -> None:
-        super().__init__(weights, biases, dictionary, offset, activation)
+        super().__init__(weights, biases, dictionary, offset, activation, input_offset)
         self.log_step_sizes = nn.Parameter(log_step_sizes)
+        own = None if input_dictionary is None else nn.Parameter(input_dictionary)
+        self.input_dictionary: nn.Parameter | None
+        self.register_parameter("input_dictionary", own)
         self.analytic = analytic
         self.weights.requires_grad_(not analytic)
+
+    @property
+    def row_dictionary(self) -> Tensor:
+        """The dictionary whose atoms the steps take off the rows."""
+        return self.dictionary if self.input_dictionary is None else self.input_dictionary
 
     def hidden(self, x: Tensor) -> Tensor:
         """What the last step sees, ``x − b − sD``, shape (n, n_features)."""
@@ -75,12 +89,12 @@ class UnrolledAutoencoder(SparseAutoencoder):
 
     def _until_last(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Codes before the last step, None for zeros, and what they leave of the rows."""
-        codes, residual = None, x - self.offset
+        codes, residual = None, self.centred(x)
         x = residual
         for t in range(len(self.biases) - 1):
             step = self._step(t, residual)
             codes = self.activation(step if codes is None else codes + step)
-            residual = torch.addmm(x, codes, self.dictionary, alpha=-1)
+            residual = torch.addmm(x, codes, self.row_dictionary, alpha=-1)
         return codes, residual
 
     def _step(self, t: int, residual: Tensor) -> Tensor:
@@ -96,15 +110,25 @@ class UnrolledAutoencoder(SparseAutoencoder):
         And whether each latent has a row of its own in it.
         """
         sizes: list[tuple[nn.Parameter, bool]] = [(self.log_step_sizes, False)]
+        if self.input_dictionary is not None:
+            sizes.append((self.input_dictionary, True))
         if self.analytic:
             return [*((b, False) for b in self.biases), *sizes]
         return [*((p, True) for ps in (self.weights, self.biases) for p in ps), *sizes]
+
+    def _rescale_encoder_(self, factor: float, of_inputs: float) -> None:
+        for bias in self.biases:
+            bias.mul_(factor)
+        if self.input_dictionary is not None:
+            self.input_dictionary.mul_(of_inputs / factor)
+            for weight in self.weights:
+                weight.mul_(factor / of_inputs)
 
     @torch.no_grad()
     def refresh_(self) -> None:
         """Compute analytic weights from the dictionary as it is now."""
         if self.analytic:
-            self.weights[0].copy_(analytic_weights(self.dictionary))
+            self.weights[0].copy_(analytic_weights(self.row_dictionary))
 
     @torch.no_grad()
     def restart_(self, latents: Tensor, x: Tensor, wanted: Tensor, alpha: float) -> None:
@@ -114,12 +138,15 @@ class UnrolledAutoencoder(SparseAutoencoder):
         ----------
         latents : Tensor of shape (n_latents,), int64
         x, wanted : Tensor
-            Not used: a step in the direction of an atom makes it fire where it is needed.
+            Of an input dictionary, atoms become the directions of rows that want them. Else not
+            used: a step in the direction of an atom makes it fire where it is needed.
         alpha : float
         """
+        if self.input_dictionary is not None:
+            self.input_dictionary[latents] = directions(self.centred(x), wanted)
         self.refresh_()
         if not self.analytic:
-            weight, bias = _tied(self.dictionary, alpha if self.activation.penalised else 0.0)
+            weight, bias = _tied(self.row_dictionary, alpha if self.activation.penalised else 0.0)
             for w, b in zip(self.weights, self.biases, strict=True):
                 w[latents], b[latents] = weight[latents], bias[latents]
 

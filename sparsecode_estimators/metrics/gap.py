@@ -132,6 +132,11 @@ def amortisation_gap(
     if estimator is not None:
         check_is_fitted(estimator)
     encoder, X = _last_step(estimator, X)
+    if dictionary is None and getattr(encoder, "objective", None) == "targets":
+        raise ValueError(
+            "estimator has objective='targets': its dictionary is one of y and not of X. Pass y as "
+            "X, with codes, dictionary and alpha, and estimator=None."
+        )
     problem = _problem(encoder, dictionary, alpha, positive_code)
     if codes is None:
         codes = _transform(encoder, X)

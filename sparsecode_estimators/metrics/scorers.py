@@ -31,8 +31,13 @@ def mcc_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     Raises
     ------
     ValueError
-        If `y` is None.
+        If `y` is None, or holds no codes but what an encoder with ``objective="targets"`` predicts.
     """
+    if _predicts_targets(estimator):
+        raise ValueError(
+            "mcc_scorer compares with true codes, but with objective='targets' y holds other "
+            "activations: use reconstruction_scorer."
+        )
     if y is None:
         raise ValueError(
             "y=None, but mcc_scorer compares with the true codes: pass them as y, as in "
@@ -44,20 +49,24 @@ def mcc_scorer(estimator: Any, X: Any, y: Any = None) -> float:
 def reconstruction_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     """`explained_variance` of `X` by ``inverse_transform(transform(X))``.
 
-    On a pipeline this is measured in the space of `X`, before any scaling.
+    On a pipeline this is measured in the space of `X`, before any scaling. Of an encoder with
+    ``objective="targets"`` it is the `explained_variance` of `y`, its own ``score(X, y)``.
 
     Parameters
     ----------
     estimator : object
         Fitted, with `transform` and `inverse_transform`.
     X : array-like of shape (n_samples, n_features)
-    y : ignored
+    y : array-like of shape (n_samples, n_targets), default=None
+        Used with ``objective="targets"`` only.
 
     Returns
     -------
     float
         At most 1, higher is better.
     """
+    if _predicts_targets(estimator):
+        return float(estimator.score(X, y))
     codes = _without_frame(estimator.transform(X))
     return explained_variance(X, estimator.inverse_transform(codes))
 
@@ -86,6 +95,12 @@ SCORERS = {
     "reconstruction": reconstruction_scorer,
     "sparsity": sparsity_scorer,
 }
+
+
+def _predicts_targets(estimator: Any) -> bool:
+    """Whether codes reconstruct something else than X."""
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    return getattr(last, "objective", None) == "targets"
 
 
 def _without_frame(codes: Any) -> Any:
