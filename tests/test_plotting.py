@@ -101,7 +101,7 @@ def test_recovery_draws_means_intervals_and_levels():
     scores = {"a": [0.5, 0.6, 0.7], "b": [[0.9, 0.8]]}
     display = RecoveryDisplay.from_results(scores, chance=0.4, ceiling=0.95)
     assert [label.get_text() for label in display.ax_.get_yticklabels()] == ["a", "b"]
-    np.testing.assert_allclose(display.bars_["a"].lines[0].get_xdata(), [0.6])
+    np.testing.assert_allclose(display.bars_["a"].lines[0].get_xydata(), [[0.6, 0]])
     segment = display.bars_["a"].lines[2][0].get_segments()[0]
     np.testing.assert_allclose(segment[:, 0].astype(float), mean_interval(scores["a"])[1:])
     assert display.bars_["b"].lines[2] == ()  # one data set
