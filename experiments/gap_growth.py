@@ -45,10 +45,7 @@ def cells(quick: bool) -> list[dict]:
     lines = {
         "size": [(N, N // 2, 3 * N // 16) for N in sizes[few]],
         "atoms": [(N, 32, 3) for N in atoms[few]],
-        "features": [
-            (256, M, 8)
-            for M in ([24, 48, 96, 192] if quick else [24, 32, 48, 64, 96, 128, 192, 256])
-        ],
+        "features": [(256, M, 8) for M in features[:: 2 if quick else 1]],
         "active": [(256, 128, K) for K in active[:: 2 if quick else 1]],
     }
     effort = {"n": 2048, "max_iter": 30} if quick else {"n": 4096, "max_iter": 100}

@@ -70,7 +70,7 @@ def cells(quick: bool) -> list[dict]:
         {"study": study, **setting, "data_set": data_set, **effort}
         for study, each in settings.items()
         for setting in each
-        for data_set in range(2 if quick else 5)
+        for data_set in range(3 if quick else 5)
     ]
     recipe = [
         {"study": "recipe", "known": known, "method": method, "data_set": 0, "start": start}
@@ -201,6 +201,8 @@ def _table(rows: list[dict]) -> str:
         found, reported = scores(same), REPORTED.get(title, {})
         values = [
             with_interval(found[name]) + (f" ({reported[name]:.3f})" if name in reported else "")
+            if name in found
+            else None
             for name in names
         ]
         levels = [mean(same, lambda row, key=key: row[key]) for key in ("chance", "ceiling")]
