@@ -81,7 +81,7 @@ class Study:
         figure = self.draw(rows)
         with atomically(path.with_suffix(".png")) as temporary:
             # neither a date nor a version, so that the same numbers are the same file
-            figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+            figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
         print(f"Numbers and figure: {path}, {path.with_suffix('.png').name}")
 
     def run(self, path: Path, cells: list[Cell], *, n_jobs: int = 1) -> list[Cell]:

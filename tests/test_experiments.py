@@ -236,6 +236,14 @@ def test_kept_results_say_what_their_text_says(load, path):
     assert path.with_suffix(".png").exists()
 
 
+def test_the_guide_shows_what_is_kept():
+    guide = (RESULTS.parents[1] / "docs" / "user_guide" / "experiments.rst").read_text()
+    for name in SCRIPTS:
+        assert f"results/{name}_quick.txt" in guide
+        assert f"results/{name}_quick.png" in guide
+        assert (RESULTS / f"{name}_quick.json").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_quick_runs(load, name, tmp_path, capsys):

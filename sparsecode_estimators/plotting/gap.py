@@ -85,7 +85,9 @@ class GapDisplay:
         for name, part in parts.items():
             seen = part[part > floor]
             none = 1 - len(seen) / len(part)
-            label = f"{_NAMES[name]}, mean {part.mean():.2g}" + (f", none: {none:.0%}" * (none > 0))
+            label = f"{_NAMES[name]}, mean {part.mean():.2g}" + (
+                f", none: {none:.0%}" * (none >= 0.005)
+            )
             # the last edge may be a rounding below the largest
             clipped = np.minimum(seen, self.bins_[-1])
             self.patches_[name] = self.ax_.hist(clipped, self.bins_, label=label, **_LOOKS[name])[2]
