@@ -11,21 +11,20 @@ Run by ``make demo``; takes under three minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import pydoc_data.topics
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods import PAPER, PAPER_ALPHA
+from methods import PAPER, PAPER_ALPHA, language_model_activations
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from study import table
 
 from sparsecode_estimators import ITORefiner, MLPEncoder, SAEEncoder, SparseCodingEncoder
-from sparsecode_estimators.datasets import load_gpt2_activations, load_paper_data
+from sparsecode_estimators.datasets import load_paper_data
 from sparsecode_estimators.metrics import (
     chance_level,
     dictionary_corr_coef,
@@ -82,9 +81,7 @@ def recovery(scenario: str) -> list[tuple]:
 
 def language_model() -> tuple[list[tuple], list[tuple[int, list[str]]]]:
     """Codes of a tiny GPT-2's residual stream, before and after refinement."""
-    # the standard library's help texts, which the tiny model has not seen
-    texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
-    acts = load_gpt2_activations(texts, layer=4, model="tiny")
+    acts = language_model_activations()
     held_out = acts.document_ids % 5 == 0
     train, test = acts.data[~held_out], acts.data[held_out]
     k = 16

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pydoc_data.topics
+from functools import lru_cache
 from typing import Any
 
 from sklearn.frozen import FrozenEstimator
@@ -14,7 +16,7 @@ from sparsecode_estimators import (
     SparseCodingEncoder,
     UnrolledEncoder,
 )
-from sparsecode_estimators.datasets import load_paper_data, make_sparse_codes
+from sparsecode_estimators.datasets import load_gpt2_activations, load_paper_data, make_sparse_codes
 from sparsecode_estimators.metrics import (
     chance_level,
     dictionary_corr_coef,
@@ -67,6 +69,13 @@ def planted(n_train: int, n_features: int, n_components: int, k: int, **options:
 def paper_data(scenario: str, data_set: int, **sizes: Any) -> Bunch:
     """The paper's own data, and for ``data_set`` from 1 on others made in the same way."""
     return load_paper_data(scenario, seed=None if data_set == 0 else 7_000 + data_set, **sizes)
+
+
+@lru_cache(maxsize=1)
+def language_model_activations() -> Bunch:
+    """Of the tiny GPT-2, on the standard library's help texts, which it has not seen."""
+    texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
+    return load_gpt2_activations(texts, layer=4, model="tiny")
 
 
 def one_pass(seed: int, **options: Any) -> dict[str, Any]:

@@ -18,11 +18,10 @@ split of the documents.
 
 from __future__ import annotations
 
-import pydoc_data.topics
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from methods import language_model_activations
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 from study import Study, by_data_set, group, mean, table, with_interval
@@ -34,7 +33,7 @@ from sparsecode_estimators import (
     SparseCodingEncoder,
     UnrolledEncoder,
 )
-from sparsecode_estimators.datasets import load_gpt2_activations, make_sparse_codes
+from sparsecode_estimators.datasets import make_sparse_codes
 from sparsecode_estimators.metrics import (
     chance_level,
     dead_latent_fraction,
@@ -57,13 +56,13 @@ METHODS = (
     "sparse coding",
 )
 # Of alpha, as a share of the rows' mean length: the ends of the bisection.
-LOW, HIGH = 1e-3, 0.5
+LOW, HIGH = 0.05, 3.0
 
 
 def cells(quick: bool) -> list[dict]:
     effort = {
-        "planted": {"n": 1500, "N": 64, "M": 32, "k": 4, "max_iter": 40},
-        "gpt2": {"n": 2000, "N": 320, "k": 12, "max_iter": 8},
+        "planted": {"n": 1000, "N": 64, "M": 32, "k": 4, "max_iter": 40},
+        "gpt2": {"n": 1500, "N": 320, "k": 12, "max_iter": 16},
     }
     if not quick:
         effort = {
@@ -114,16 +113,9 @@ def _planted(cell: dict) -> Bunch:
     return Bunch(**parts, codes_test=data.codes[n + 1000 :], dictionary=data.dictionary)
 
 
-@lru_cache(maxsize=1)
-def _activations() -> Bunch:
-    """Of the standard library's help texts, which the tiny model has not seen."""
-    texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
-    return load_gpt2_activations(texts, layer=4, model="tiny")
-
-
 def _gpt2(cell: dict) -> Bunch:
     """Rows of one third of the documents are for training, of the others to validate and test."""
-    acts = _activations()
+    acts = language_model_activations()
     rng = np.random.default_rng([76, cell["data_set"]])
     third = rng.permutation(np.arange(acts.document_ids.max() + 1) % 3)[acts.document_ids]
     order = rng.permutation(len(third))
