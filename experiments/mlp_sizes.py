@@ -11,15 +11,15 @@ the ceiling are exact codes, with the operations that the solver counted.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 from methods import bounds, judged, paper_data
 from study import Study, by_data_set, group, mean, table, with_interval
 
-from sparsecode_estimators import MLPEncoder, SAEEncoder, sparse_encode
+from sparsecode_estimators import MLPEncoder, SAEEncoder, SparseCodingEncoder
 from sparsecode_estimators.plotting import FrontierDisplay
+from sparsecode_estimators.theory import count_flops
 
 TARGETS = (0.85, 0.9, 0.925, 0.95)
 
@@ -51,14 +51,14 @@ def measure(cell: dict) -> dict[str, Any]:
         "random_state": cell["start"],
     }
     encoder = MLPEncoder(hidden_layer_sizes=hidden, **options) if hidden else SAEEncoder(**options)
-    N, M = data.dictionary.shape
-    sizes = [M, *hidden, N]
-    info = sparse_encode(data.X_test, data.dictionary, alpha=0.0025, return_info=True)[1]
+    encoder.fit(data.X_train)
+    exact = SparseCodingEncoder(dictionary=data.dictionary).fit(data.X_train)
+    n = len(data.X_test)
     return {
-        **judged(encoder.fit(data.X_train), data),
+        **judged(encoder, data),
         **bounds(data),
-        "flops": 2 * sum(a * b for a, b in itertools.pairwise(sizes)),
-        "flops_exact": info.flops / len(data.X_test),
+        "flops": count_flops(encoder, n) / n,
+        "flops_exact": count_flops(exact, data.X_test) / n,
     }
 
 
@@ -76,7 +76,7 @@ def report(rows: list[dict]) -> str:
             (
                 name_of(layers),
                 layers[0] if layers else None,
-                same[0]["flops"],
+                f"{same[0]['flops']:.0f}",
                 with_interval(by_data_set(same, lambda row: row["mcc"])),
                 mean(same, lambda row: row["explained_variance"]),
                 f"{mean(same, lambda row: row['l0']):.1f}",

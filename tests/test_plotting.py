@@ -183,9 +183,13 @@ def test_frontier_measures(data, sae):
     methods = {"SAE": sae, "exact": [exact]}
     display = FrontierDisplay.from_estimators(methods, X, codes, random_state=0)
     (point,) = display.lines_["SAE"].lines[0].get_xydata()
-    assert point[0] > 0
+    assert point[0] == 2 * 16 * 8
     assert point[1] == pytest.approx(mean_corr_coef(codes, sae.transform(X)))
-    unlabelled = FrontierDisplay.from_estimators(methods, X, n_repeats=1)
+    with pytest.raises(ValueError, match="cost='watts'"):
+        FrontierDisplay.from_estimators(methods, X, codes, cost="watts")
+    unlabelled = FrontierDisplay.from_estimators(methods, X, cost="seconds", n_repeats=1)
+    assert unlabelled.ax_.get_xlabel() == "seconds per row"
+    assert (unlabelled.lines_["SAE"].lines[0].get_xdata() > 0).all()
     assert unlabelled.ax_.get_ylabel() == "explained variance"
     assert unlabelled.chance is None
     assert unlabelled.lines_["SAE"].lines[0].get_ydata()[0] == pytest.approx(sae.score(X))

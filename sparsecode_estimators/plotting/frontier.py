@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import chance_level, mean_corr_coef
+from ..theory import count_flops
 from .axes import bare, level, logarithmic, look, make_axes
 from .intervals import mean_interval
 
@@ -157,14 +158,12 @@ class FrontierDisplay:
         X: Any,
         codes: Any = None,
         *,
+        cost: str = "flops",
         n_repeats: int = 3,
         random_state: int | np.random.RandomState | None = None,
         ax: Any = None,
     ) -> FrontierDisplay:
-        """Measure score and seconds of fitted encoders, and draw.
-
-        Seconds are those of ``transform``, the least of several, divided by the rows. They
-        belong to this machine, to what else it does, and to this number of rows.
+        """Measure score and price of fitted encoders, and draw.
 
         Parameters
         ----------
@@ -173,8 +172,12 @@ class FrontierDisplay:
         X : array-like of shape (n_samples, n_features)
         codes : array-like of shape (n_samples, n_components), default=None
             The true ones. None: the score is explained variance, the encoder's ``score(X)``.
+        cost : {"flops", "seconds"}, default="flops"
+            Of a row. "flops": as `count_flops` counts them, for estimators of this package.
+            "seconds": those of ``transform``, the least of several, divided by the rows; they
+            belong to this machine, to what else it does, and to this number of rows.
         n_repeats : int >= 1, default=3
-            Times that each ``transform`` runs.
+            Times that ``transform`` runs for "seconds".
         random_state : int, RandomState or None, default=None
             Of chance, the MCC of random projections of the rows behind a ReLU; only with
             ``codes``.
@@ -197,20 +200,25 @@ class FrontierDisplay:
         ...     {"SAE": sae, "exact": exact}, data.X[400:], data.codes[400:], random_state=0
         ... )
         >>> display.ax_.get_xlabel()
-        'seconds per row'
+        'operations per row'
         """
+        if cost not in _PRICES:
+            raise ValueError(f"cost={cost!r}; choose one of {list(_PRICES)}.")
         if n_repeats < 1:
             raise ValueError(f"n_repeats={n_repeats!r} must be at least 1.")
         curves = {}
         for name, fitted in estimators.items():
             listed = list(fitted) if isinstance(fitted, (list, tuple)) else [fitted]
-            cost = [_seconds(encoder, X, n_repeats) / len(X) for encoder in listed]
+            if cost == "flops":
+                price = [count_flops(encoder, X) / len(X) for encoder in listed]
+            else:
+                price = [_seconds(encoder, X, n_repeats) / len(X) for encoder in listed]
             if codes is None:
                 score = [encoder.score(X) for encoder in listed]
             else:
                 score = [mean_corr_coef(codes, encoder.transform(X)) for encoder in listed]
-            curves[name] = {"cost": cost, "score": score}
-        options: dict[str, Any] = {"cost_name": "seconds per row"}
+            curves[name] = {"cost": price, "score": score}
+        options: dict[str, Any] = {"cost_name": _PRICES[cost]}
         if codes is None:
             options["score_name"] = "explained variance"
         else:
@@ -218,6 +226,9 @@ class FrontierDisplay:
                 codes, kind="projection", X=X, random_state=random_state
             )
         return cls(curves, **options).plot(ax)
+
+
+_PRICES = {"flops": "operations per row", "seconds": "seconds per row"}
 
 
 def _seconds(encoder: Any, X: Any, n_repeats: int) -> float:
