@@ -133,48 +133,48 @@ def _answer(rows: list[dict]) -> str:
     return "Answer. " + "\n".join(parts)
 
 
+CURVES = {"mcc": "SAE", "ceiling": "exact codes", "chance": "chance"}
+LATENTS = {"K": "active", "transition": "typical codes are found", "guaranteed": "all are found"}
+
+
 def draw(rows: list[dict]) -> Any:
     import matplotlib.pyplot as plt
 
     groups = group(rows, "line")
     figure, axes = plt.subplots(
-        2, len(groups), figsize=(3.6 * len(groups), 6), layout="constrained", sharex="col"
+        3, len(groups), figsize=(3.4 * len(groups), 8), layout="constrained", sharex="col"
     )
-    for (gap, recovery), (line, same) in zip(axes.T, groups.items(), strict=True):
+    for (gap, recovery, latents), (line, same) in zip(axes.T, groups.items(), strict=True):
         grown = group(same, GROWS[line])
         _curve(gap, grown, "gap", 0)
-        for i, (key, name) in enumerate(
-            [("mcc", "SAE"), ("ceiling", "exact codes"), ("chance", "chance")]
-        ):
+        for i, (key, name) in enumerate(CURVES.items()):
             _curve(recovery, grown, key, i, label=name)
-        _transition(recovery, same, line)
+        for i, (key, name) in enumerate(LATENTS.items()):
+            _curve(latents, grown, key, i + len(CURVES), label=name)
         gap.set(title=line, xscale="log", yscale="log")
-        recovery.set(xlabel=GROWS[line], ylim=(0, 1.03))
+        recovery.set(ylim=(0, 1.03))
+        latents.set(yscale="log", xlabel=GROWS[line])
+        latents.set_xticks(list(grown), [f"{value:,}" for value in grown], rotation=30)
+        latents.minorticks_off()
         gap.margins(y=0.3)
     axes[0, 0].set_ylabel("gap, as a share of the optimum")
     axes[1, 0].set_ylabel("recovery of the true codes (MCC)")
-    axes[1, 0].legend(frameon=False)
+    axes[2, 0].set_ylabel("active latents")
+    for ax in axes[1:, 0]:
+        ax.legend(frameon=False, fontsize="small")
     return figure
 
 
 def _curve(ax: Any, grown: dict, key: str, i: int, **options: Any) -> None:
+    known = {x: there for x, there in grown.items() if there[0][key] is not None}
     intervals = [
-        mean_interval(by_data_set(there, lambda row: row[key])) for there in grown.values()
+        mean_interval(by_data_set(there, lambda row: row[key])) for there in known.values()
     ]
     means, low, high = np.transpose(intervals)
     ax.errorbar(
-        list(grown), means, [means - low, high - means], capsize=2, ms=4, **look(i), **options
+        list(known), means, [means - low, high - means], capsize=2, ms=4, **look(i), **options
     )
     bare(ax)
-
-
-def _transition(ax: Any, rows: list[dict], line: str) -> None:
-    """Where K passes what typical codes allow, if it does so within this line."""
-    beyond = sorted({row[GROWS[line]] for row in rows if row["K"] > row["transition"]})
-    if beyond:
-        ends = [min(beyond), max(beyond)]
-        ax.axvspan(*ends, color="0.9", zorder=0)
-        ax.text(np.sqrt(ends[0] * ends[1]), 0.02, "beyond the\ntransition", ha="center")
 
 
 STUDY = Study("gap_growth", cells, measure, report, draw)
