@@ -314,14 +314,15 @@ def test_alpha_is_tuned_to_the_wanted_sparsity(load):
     assert refined.score(data.X_test) > topk.score(data.X_test)
 
 
-def test_gap_of_one_atom_at_a_time_is_small(load):
+def test_growth_has_the_gap_and_the_theorems_beside_it(load):
     growth = load("gap_growth")
-    small = {"line": "active", "N": 8, "M": 8, "data_set": 0, "n": 400, "max_iter": 30}
-    found = [growth.measure({**small, "K": K}) for K in (1, 6)]
-    assert found[0]["gap"] < found[1]["gap"]
-    assert all(f["gap"] <= f["gap_at_most"] for f in found)
-    assert found[0]["transition"] == pytest.approx(8)  # as many features as atoms: all are found
+    small = {"line": "active", "N": 8, "data_set": 0, "n": 400, "max_iter": 30}
+    found = [growth.measure({**small, "M": M, "K": 2}) for M in (4, 8)]
+    assert all(0 < f["gap"] <= f["gap_at_most"] for f in found)
+    assert found[1]["transition"] == pytest.approx(8)  # as many features as atoms: all are found
+    assert found[0]["transition"] == pytest.approx(4 * 0.5582, abs=1e-3)
     assert found[0]["guaranteed"] >= 1
+    assert found[1]["mcc"] > found[0]["mcc"]
 
 
 def test_frontier_counts_what_the_layers_do(load):
