@@ -80,7 +80,7 @@ def cells(quick: bool) -> list[dict]:
         {"rows": rows, "method": method, "data_set": data_set, **effort[rows], **tuning}
         for rows in TITLES
         for method in METHODS
-        for data_set in range(2 if quick else 5)
+        for data_set in range(3 if quick else 5)
     ]
 
 
