@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import _num_samples
 
 from ..metrics import chance_level, mean_corr_coef
 from ..theory import count_flops
@@ -206,13 +207,13 @@ class FrontierDisplay:
             raise ValueError(f"cost={cost!r}; choose one of {list(_PRICES)}.")
         if n_repeats < 1:
             raise ValueError(f"n_repeats={n_repeats!r} must be at least 1.")
-        curves = {}
+        curves, n = {}, _num_samples(X)
         for name, fitted in estimators.items():
             listed = list(fitted) if isinstance(fitted, (list, tuple)) else [fitted]
             if cost == "flops":
-                price = [count_flops(encoder, X) / len(X) for encoder in listed]
+                price = [count_flops(encoder, X) / n for encoder in listed]
             else:
-                price = [_seconds(encoder, X, n_repeats) / len(X) for encoder in listed]
+                price = [_seconds(encoder, X, n_repeats) / n for encoder in listed]
             if codes is None:
                 score = [encoder.score(X) for encoder in listed]
             else:
