@@ -30,6 +30,7 @@ from sparsecode_estimators import (
 )
 from sparsecode_estimators.datasets import load_paper_data
 from sparsecode_estimators.metrics import amortisation_gap, chance_level, l0, mean_corr_coef
+from sparsecode_estimators.plotting import GapDisplay
 
 ALPHA = 0.0025  # the weight of the penalty in the paper
 data = load_paper_data("known_dictionary")
@@ -203,25 +204,18 @@ solved = sparse_encode(data.X_test - sae.intercept_, D, alpha=sae.alpha_)
 print(f"the optimum: {l0(solved):.1f} active latents")
 
 # %%
-# Each sample is counted in both histograms of a panel. Supports without any error, which a
-# logarithmic axis cannot show, are counted in the corner.
+# :class:`~sparsecode_estimators.plotting.GapDisplay` counts each sample in three histograms: of
+# the whole gap and of both parts. Samples without any error, which a logarithmic axis cannot show,
+# are counted in the legend.
 
-NONE = 1e-9  # below, two objectives differ by rounding
-bins = np.geomspace(1e-6, 1, 49)
 fig, axes = plt.subplots(
-    len(gaps), 1, figsize=(8, 1.9 * len(gaps)), layout="constrained", sharex=True, sharey=True
+    len(gaps), 1, figsize=(8, 2.1 * len(gaps)), layout="constrained", sharex=True, sharey=True
 )
 for ax, (name, gap) in zip(axes, gaps.items(), strict=True):
-    ax.hist(gap.magnitude, bins, color=SKY, label="magnitude")
-    ax.hist(gap.support, bins, color=ORANGE, alpha=0.8, label="support")
-    ax.axvline(gap.excess.mean(), color="black", lw=1, label="mean gap")
-    ax.set_title(name, fontsize=10, loc="left")
-    right = np.mean(gap.support < NONE)
-    ax.text(0.01, 0.95, f"no error of the support: {right:.0%}", transform=ax.transAxes, va="top")
-    ax.spines[["top", "right"]].set_visible(False)
-axes[0].legend(frameon=False, loc="center left")
-axes[0].set(xscale="log", xlim=(1e-6, 1))
-axes[-1].set_xlabel("objective above the best that is possible")
+    GapDisplay.from_results(gap, name=name, ax=ax)
+    ax.set(xlim=(1e-6, 1), xlabel="", ylabel="")
+    ax.legend(frameon=False, loc="upper left", fontsize="small")
+fig.supxlabel("objective above the best that is possible", fontsize=10)
 fig.supylabel("samples", fontsize=10)
 plt.show()
 

@@ -12,46 +12,20 @@ always to almost never along a curve [1]_. What lies above it is found by no sol
 # The curves
 # ----------
 #
-# With δ = M/N and ρ = K/M the transition is at [2]_
-#
-# .. math::
-#    \rho(\delta) = \max_{z \ge 0}
-#    \frac{1 - (\kappa/\delta)\,[(1+z^2)\,\Phi(-z) - z\,\varphi(z)]}
-#    {1 + z^2 - \kappa\,[(1+z^2)\,\Phi(-z) - z\,\varphi(z)]},
-#
-# where φ and Φ are the normal density and distribution; κ = 2 for codes of either sign (the
-# polytope is the cross-polytope) and κ = 1 for non-negative codes (the simplex). Where the
-# derivative vanishes,
-#
-# .. math::
-#    \delta = \frac{\kappa\,\varphi(z)}{z + \kappa\,[\varphi(z) - z\,\Phi(-z)]}, \qquad
-#    \rho = 1 - \frac{z\,\Phi(-z)}{\varphi(z)},
-#
-# so one root, of the first equation, gives the maximum.
+# With δ = M/N and ρ = K/M :func:`~sparsecode_estimators.theory.phase_transition` gives the ρ of
+# the transition for every δ, for codes of either sign (the polytope is the cross-polytope) and
+# for codes that are not negative (the simplex).
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from sparsecode_estimators import sparse_encode
+from sparsecode_estimators.theory import phase_transition
 
-KAPPA = {"codes of either sign": 2, "non-negative codes": 1}
+POSITIVE = {"codes of either sign": False, "non-negative codes": True}
 
-
-def transition(delta, kappa):
-    """Largest K/M at which codes are found, for M/N = delta."""
-
-    def excess(z):
-        phi = norm.pdf(z)
-        return kappa * phi / (z + kappa * (phi - z * norm.cdf(-z))) - delta
-
-    z = brentq(excess, 1e-9, 20)
-    return 1 - z * norm.cdf(-z) / norm.pdf(z)
-
-
-for name, kappa in KAPPA.items():
-    print(f"{name}: K/M = {transition(0.5, kappa):.3f} at M/N = 1/2")
+for name, positive in POSITIVE.items():
+    print(f"{name}: K/M = {phase_transition(0.5, positive=positive):.3f} at M/N = 1/2")
 
 # %%
 # The experiment
@@ -67,7 +41,7 @@ DELTAS = np.linspace(0.1, 0.9, 9)
 RHOS = np.linspace(0.05, 0.95, 13)
 
 
-def found(delta, kappa, rng):
+def found(delta, positive, rng):
     """Share of the codes that are found, for every K/M in RHOS."""
     M = round(delta * N)
     D = rng.standard_normal((N, M))
@@ -75,12 +49,12 @@ def found(delta, kappa, rng):
     K = np.repeat(np.maximum(np.round(RHOS * M), 1), TRIALS)
     active = rng.random((len(K), N)).argsort(axis=1) < K[:, None]
     codes = np.where(active, rng.uniform(1, 2, active.shape), 0)
-    if kappa == 2:
+    if not positive:
         codes *= rng.choice([-1, 1], codes.shape)
     solved = None
     for alpha in (0.1, 0.01, 0.001):
         solved = sparse_encode(
-            codes @ D, D, alpha=alpha, positive_code=kappa == 1, init=solved, max_iter=5000
+            codes @ D, D, alpha=alpha, positive_code=positive, init=solved, max_iter=5000
         )
     error = np.linalg.norm(solved - codes, axis=1) / np.linalg.norm(codes, axis=1)
     return (error < 0.05).reshape(-1, TRIALS).mean(axis=1)
@@ -88,11 +62,11 @@ def found(delta, kappa, rng):
 
 rng = np.random.default_rng(0)
 maps = {
-    name: np.transpose([found(delta, kappa, rng) for delta in DELTAS])
-    for name, kappa in KAPPA.items()
+    name: np.transpose([found(delta, positive, rng) for delta in DELTAS])
+    for name, positive in POSITIVE.items()
 }
-for name, kappa in KAPPA.items():
-    below = RHOS[:, None] < np.array([transition(delta, kappa) for delta in DELTAS])
+for name, positive in POSITIVE.items():
+    below = RHOS[:, None] < phase_transition(DELTAS, positive=positive)
     print(f"{name}: found {maps[name][below].mean():.0%} below the curve,", end=" ")
     print(f"{maps[name][~below].mean():.0%} above it")
 
@@ -106,9 +80,9 @@ for name, kappa in KAPPA.items():
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained", sharey=True)
 deltas = np.linspace(0.05, 0.95, 100)
-for ax, (name, kappa) in zip(axes, KAPPA.items(), strict=True):
+for ax, (name, positive) in zip(axes, POSITIVE.items(), strict=True):
     image = ax.pcolormesh(DELTAS, RHOS, maps[name], cmap="cividis", vmin=0, vmax=1)
-    curve = [transition(delta, kappa) for delta in deltas]
+    curve = phase_transition(deltas, positive=positive)
     ax.plot(deltas, curve, color="white", lw=4)
     ax.plot(deltas, curve, color="#D55E00", lw=2, label="Donoho & Tanner")
     ax.plot(8 / 16, 3 / 8, "*", color="white", mec="black", ms=14, label="16 atoms, M = 8, K = 3")
@@ -132,5 +106,3 @@ plt.show()
 #    high-dimensional geometry, with implications for modern data analysis and signal
 #    processing", Phil. Trans. R. Soc. A 367, 4273–4293; (2010), "Precise undersampling
 #    theorems", Proc. IEEE 98, 913–924.
-# .. [2] Donoho, Maleki & Montanari (2009), "Message-passing algorithms for compressed
-#    sensing", PNAS 106, 18914–18919.

@@ -11,20 +11,20 @@ Run by ``make demo``; takes under three minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import pydoc_data.topics
 import time
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from methods import PAPER, PAPER_ALPHA, language_model_activations
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from study import table
 
 from sparsecode_estimators import ITORefiner, MLPEncoder, SAEEncoder, SparseCodingEncoder
-from sparsecode_estimators.datasets import load_gpt2_activations, load_paper_data
+from sparsecode_estimators.datasets import load_paper_data
 from sparsecode_estimators.metrics import (
     chance_level,
     dictionary_corr_coef,
@@ -33,33 +33,7 @@ from sparsecode_estimators.metrics import (
     mean_corr_coef,
 )
 
-PAPER_ALPHA = 0.0025
-# The best latent MCC that the paper reports: 20,000 steps, and 40,000 with nothing known.
-PAPER = {
-    "known_dictionary": {"SAE": 0.609, "MLP (256,)": 0.818, "SAE + ITO": 0.967},
-    "unknown": {"SAE": 0.566, "MLP (256,)": 0.643, "SAE + ITO": 0.583, "sparse coding": 0.691},
-}
 HEADER = ("method", "latent MCC", "paper", "dict. MCC", "expl. var.", "L0", "seconds")
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Columns as wide as they need to be, numbers to three digits."""
-    text = [[_cell(value) for value in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in text
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else f"{value:.3f}"
 
 
 def measure(name: str, estimator: Any, data: Any, scenario: str) -> tuple:
@@ -94,7 +68,7 @@ def recovery(scenario: str) -> list[tuple]:
     truth = SparseCodingEncoder(dictionary=data.dictionary, alpha=PAPER_ALPHA)
     rows = [
         measure("SAE", sae, data, scenario),
-        measure("MLP (256,)", MLPEncoder(16, random_state=0, **given), data, scenario),
+        measure("MLP (256)", MLPEncoder(16, random_state=0, **given), data, scenario),
         measure("SAE + ITO", ITORefiner(FrozenEstimator(sae), alpha=PAPER_ALPHA), data, scenario),
     ]
     if not known:
@@ -107,9 +81,7 @@ def recovery(scenario: str) -> list[tuple]:
 
 def language_model() -> tuple[list[tuple], list[tuple[int, list[str]]]]:
     """Codes of a tiny GPT-2's residual stream, before and after refinement."""
-    # the standard library's help texts, which the tiny model has not seen
-    texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
-    acts = load_gpt2_activations(texts, layer=4, model="tiny")
+    acts = language_model_activations()
     held_out = acts.document_ids % 5 == 0
     train, test = acts.data[~held_out], acts.data[held_out]
     k = 16

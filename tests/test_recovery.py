@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from methods import PAPER_ALPHA as ALPHA
+from methods import PAPER_RECIPE
 from problems import objective, planted
 from sklearn.frozen import FrozenEstimator
 
@@ -19,8 +21,6 @@ from sparsecode_estimators.metrics import (
     dictionary_corr_coef,
     mean_corr_coef,
 )
-
-ALPHA = 0.0025  # the paper's, in our form of the objective
 
 
 def latent_mcc(data, estimator):
@@ -128,20 +128,6 @@ def test_other_sizes(n_components, n_features):
     X, codes, _ = planted(2048, n_features, n_components, 3, seed=2000, noise=0.0)
     coder = SparseCodingEncoder(n_components, random_state=0).fit(X[:1024])
     assert mean_corr_coef(codes[1024:], coder.transform(X[1024:])) >= 0.99
-
-
-# Adam, all rows in a batch, rate 1e-3, no schedule, no early stopping, no offset
-PAPER_RECIPE = {
-    "alpha": ALPHA,
-    "batch_size": 1024,
-    "learning_rate_init": 1e-3,
-    "learning_rate": "constant",
-    "tol": 0.0,
-    "n_iter_no_change": 10**6,
-    "fit_intercept": False,
-    "dead_after": 10**9,
-    "aux_alpha": 0.0,
-}
 
 
 @pytest.mark.slow

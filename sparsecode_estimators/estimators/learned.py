@@ -111,7 +111,7 @@ class DictionaryLearner(BaseSparseCoder):
                 online.learn(x, rules)
         loss = online.best.moments.loss
         self._store(online.best.D, online.best.offset, rows)
-        self._count([loss], loss, 1, online.steps - before, resume=resume)
+        self._count([loss], loss, 1, online.steps - before, online.flops, resume=resume)
         self._online = _packed(online, work)
         return self
 
@@ -164,7 +164,7 @@ class DictionaryLearner(BaseSparseCoder):
         self.weights_ = given_weights(self.weights, len(atoms))
         self.alpha_ = self._alpha(x - offset, atoms, optional_tensor(self.weights_, rows))
         self._store(atoms, offset, rows)
-        self._count([], float("nan"), 1, 0, resume=False)
+        self._count([], float("nan"), 1, 0, 0, resume=False)
         self._forget_rows(torch.zeros(len(atoms)), 0)
         return self
 
@@ -185,7 +185,7 @@ class DictionaryLearner(BaseSparseCoder):
                 alphas = annealing(x, D, self._rules(), self.max_iter)
             best, curve = learn_dictionary(x, starts, alphas, self._rules(), self._report)
         self._store(best.D, mean + best.offset, rows)
-        self._count(curve, best.loss, self.max_iter, self.max_iter, resume=resume)
+        self._count(curve, best.loss, self.max_iter, self.max_iter, best.flops, resume=resume)
         self._forget_rows(best.codes.square().mean(0), len(rows))
         return self
 
@@ -211,9 +211,9 @@ class DictionaryLearner(BaseSparseCoder):
                 generator=generator,
                 report=self._report,
             )
-            loss = mean_objective(work.batches(len(online.best.D)), online.best, rules)
+            loss = mean_objective(work.batches(len(online.best.D)), online, rules)
         self._store(online.best.D, online.best.offset, rows)
-        self._count(curve, loss, len(curve), online.steps - before, resume=resume)
+        self._count(curve, loss, len(curve), online.steps - before, online.flops, resume=resume)
         self._online = _packed(online, work)
         return self
 
@@ -267,12 +267,20 @@ class DictionaryLearner(BaseSparseCoder):
         self.n_components_ = int(self.components_.shape[0])
 
     def _count(
-        self, curve: list[float], loss: float, n_iter: int, n_steps: int, *, resume: bool
+        self,
+        curve: list[float],
+        loss: float,
+        n_iter: int,
+        n_steps: int,
+        flops: int,
+        *,
+        resume: bool,
     ) -> None:
         self.loss_ = loss
         self.loss_curve_: list[float] = self.loss_curve_ + curve if resume else curve
         self.n_iter_: int = n_iter + (self.n_iter_ if resume else 0)
         self.n_steps_: int = n_steps + (self.n_steps_ if resume else 0)
+        self._flops: int = flops + (self._flops if resume else 0)
 
     def _report(self, iteration: int, loss: float) -> None:
         if self.verbose:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.least_squares import GATHER_LIMIT
-from .least_squares import refit
+from .least_squares import refit, refit_flops
 from .problem import KSparse
 from .solution import Solution, finish_k_sparse
 
@@ -49,8 +49,12 @@ def l0(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> 
         )
     correlations = problem.X @ problem.D.T
     best, found = codes.new_zeros(n), torch.zeros_like(codes)
+    flops = n * (2 * problem.D.numel() + refit_flops(problem, problem.k))
     for size in range(1, problem.k + 1):
         supports = torch.tensor(list(combinations(range(n_components), size)), device=codes.device)
+        # a row's share of each support, and what a support takes once
+        once = 2 * size * size * problem.D.shape[1] + size**3
+        flops += len(supports) * (2 * size * size * n + once)
         for part in supports.split(max(1, GATHER_LIMIT // max(1, n * size))):
             explained, values, atoms = _best_of(problem, correlations, part)
             better = explained > best
@@ -58,7 +62,6 @@ def l0(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> 
             fresh = torch.zeros_like(codes).scatter_(1, atoms, values)
             found = torch.where(better[:, None], fresh, found)
     rows = torch.arange(n, device=codes.device)
-    flops = n * tried * 2 * problem.k**2
     return finish_k_sparse(problem, refit(problem, rows, found), torch.ones_like(rows), flops)
 
 

@@ -48,6 +48,7 @@ def homotopy(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None)
     reached = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
     n_iter = torch.zeros_like(progress.n_iter)
     found = torch.zeros_like(codes)
+    progress.flops += 2 * len(rows) * problem.D.numel()  # of where the paths begin
     for _ in range(max_iter):
         if not len(front.rows):
             break
@@ -207,7 +208,9 @@ class _Front:
         rise = torch.cholesky_solve(wanted, factor)
         for _ in range(2):  # takes back what the damping cost
             rise = rise + torch.cholesky_solve(wanted - gram @ rise, factor) * valid.unsqueeze(2)
-        self.flops = len(indices) * (6 * problem.D.numel() + 2 * k * k * problem.D.shape[1] + k**3)
+        # two products with the dictionary here, two more for the correlations
+        small = 2 * k * (k + 1) * problem.D.shape[1] + k**3 // 3 + 10 * k * k
+        self.flops = len(indices) * (6 * problem.D.numel() + small)
         slope = torch.zeros_like(self.codes).scatter_(1, indices, rise.squeeze(2) * valid)
         return slope, (rise.mT @ atoms).squeeze(1) @ problem.D.T
 

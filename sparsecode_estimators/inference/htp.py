@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .iht import descend, project, threshold_step
-from .least_squares import refit
+from .least_squares import refit, refit_flops
 from .problem import KSparse
 from .solution import Solution
 
@@ -30,9 +30,10 @@ def htp(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) ->
         that does not lower it at all.
     """
 
-    def step(rows: Tensor, s: Tensor) -> Tensor:
+    def step(rows: Tensor, s: Tensor) -> tuple[Tensor, int]:
         gradient = problem.residual(s, rows) @ problem.D.T
-        trial = threshold_step(problem, s, gradient, project(problem, gradient))
-        return refit(problem, rows, trial)
+        trial, flops = threshold_step(problem, s, gradient, project(problem, gradient))
+        flops += len(rows) * refit_flops(problem, problem.k)
+        return refit(problem, rows, trial), flops
 
     return descend(problem, codes, step, max_iter=max_iter, tol=tol)

@@ -37,7 +37,7 @@ def iht(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) ->
         that does not lower it at all.
     """
 
-    def step(rows: Tensor, s: Tensor) -> Tensor:
+    def step(rows: Tensor, s: Tensor) -> tuple[Tensor, int]:
         gradient = problem.residual(s, rows) @ problem.D.T
         first = project(problem, gradient) != 0
         where = torch.where((s != 0).any(1, keepdim=True), s != 0, first)
@@ -49,26 +49,28 @@ def iht(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) ->
 def descend(
     problem: KSparse,
     codes: Tensor,
-    step: Callable[[Tensor, Tensor], Tensor],
+    step: Callable[[Tensor, Tensor], tuple[Tensor, int]],
     *,
     max_iter: int,
     tol: float | None,
 ) -> Solution:
-    """Take steps ``(rows, codes) -> codes`` as long as they lower a row's residual; refit."""
+    """Take steps as long as they lower a row's residual, then refit.
+
+    A step is ``(rows, codes) -> (codes, flops)``; its gradient is counted here.
+    """
     codes = largest_entries(codes, problem.k)
     rows = torch.arange(len(codes), device=codes.device)
     n_iter = torch.zeros_like(rows)
     energy = problem.residual_energy(codes)
-    # besides two products for the gradient: two for each length of the step that is tried
-    spent = 8 * problem.D.numel() + refit_flops(problem, problem.k)
-    flops = 0
+    product = 2 * problem.D.numel()
+    flops = len(rows) * (product + refit_flops(problem, problem.k))  # before, and after
     for iteration in range(1, max_iter + 1):
         if not len(rows):
             break
-        trial = step(rows, codes[rows])
+        trial, spent = step(rows, codes[rows])
         reached = problem.residual_energy(trial, rows)
         better = energy[rows] - reached > (tol or 0.0) * problem.scale[rows]
-        flops += len(rows) * spent
+        flops += spent + 3 * len(rows) * product  # its gradient, and the residual after it
         rows = rows[better]
         codes[rows], energy[rows], n_iter[rows] = trial[better], reached[better], iteration
     codes = refit(problem, torch.arange(len(codes), device=codes.device), codes)
@@ -82,8 +84,10 @@ def project(problem: KSparse, codes: Tensor) -> Tensor:
     return largest_entries(codes.clamp(min=0) if problem.positive else codes, problem.k)
 
 
-def threshold_step(problem: KSparse, s: Tensor, gradient: Tensor, along: Tensor) -> Tensor:
-    r"""``H_k(s + μ·gradient)`` with a μ for which the residual does not rise.
+def threshold_step(
+    problem: KSparse, s: Tensor, gradient: Tensor, along: Tensor
+) -> tuple[Tensor, int]:
+    r"""``H_k(s + μ·gradient)`` with a μ for which the residual does not rise, and its flops.
 
     μ starts at the exact line search along ``along``. With
     :math:`\Delta = H_k(s + \mu g) - s` the residual falls by at least
@@ -91,11 +95,14 @@ def threshold_step(problem: KSparse, s: Tensor, gradient: Tensor, along: Tensor)
     """
     step = along.square().sum(1) / (along @ problem.D).square().sum(1)
     step = step.nan_to_num(0.0, 0.0)[:, None]
+    product = 2 * len(s) * problem.D.numel()
+    flops = product
     while True:
+        flops += product
         trial = project(problem, s + step * gradient)
         change = trial - s
         curvature = (change @ problem.D).square().sum(1, keepdim=True)
         too_long = step * curvature > (1 + SLACK) * change.square().sum(1, keepdim=True)
         if not too_long.any():
-            return trial
+            return trial, flops
         step = torch.where(too_long, SHRINK * step, step)

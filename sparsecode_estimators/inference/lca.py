@@ -43,6 +43,7 @@ def lca(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> S
             steps = (iteration - 1) % CHECK_EVERY + 1
             keep, s, moved = progress.update(rows, s, iteration, steps)
             rest = s - problem.gradient(s, rows)  # potentials that hold these codes, if optimal
+            progress.flops += len(rows) * progress.step_flops
             u = torch.where(moved[:, None], rest, u)
             rows, s, u = rows[keep], s[keep], u[keep]
     return progress.solution()

@@ -29,8 +29,9 @@ def refit(problem: Problem, rows: Tensor, codes: Tensor) -> Tensor:
 
 
 def refit_flops(problem: Problem, k: int) -> int:
-    """Of one refit of one row with ``k`` atoms."""
-    return (2 * k * k + 4 * REFINEMENTS * k) * problem.D.shape[1] + k**3
+    """Of one refit of one row with ``k`` atoms, and of the look whether it is better."""
+    solving = k**3 // 3 + 2 * REFINEMENTS * k * k
+    return (2 * k * k + 4 * REFINEMENTS * k) * problem.D.shape[1] + solving + 4 * problem.D.numel()
 
 
 def debias(problem: Problem, solution: Solution) -> Solution:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..kernels.least_squares import top_support
 from .problem import KSparse
 from .solution import Solution, finish_k_sparse
-from .support import minimise_on_support
+from .support import minimise_on_support, newton_flops
 
 
 def omp_replacement(
@@ -37,9 +37,8 @@ def omp_replacement(
     """
     n, n_components = problem.shape
     rows = torch.arange(n, device=codes.device)
-    supports = _refit(problem, rows, _Supports.of(codes, problem.k))
+    supports, flops = _refit(problem, rows, _Supports.of(codes, problem.k))
     n_iter = torch.zeros_like(rows)
-    flops = 0
     for iteration in range(1, max_iter + 1):
         if not len(rows):
             break
@@ -101,14 +100,16 @@ def _pad(columns: Tensor) -> Tensor:
     return torch.nn.functional.pad(columns, (0, 1))
 
 
-def _refit(problem: KSparse, rows: Tensor, supports: _Supports) -> _Supports:
-    """Least squares on the supports; non-negative by Lawson & Hanson's inner loop."""
+def _refit(problem: KSparse, rows: Tensor, supports: _Supports) -> tuple[_Supports, int]:
+    """Least squares on the supports; non-negative by Lawson & Hanson's inner loop. And flops."""
     indices, valid, values = supports.indices, supports.valid, supports.values
+    flops = 0
     while True:
+        flops += len(rows) * newton_flops(indices.shape[1], problem.D.shape[1])
         target = minimise_on_support(problem, rows, indices, values, valid)
         blocking = valid & (target <= 0)
         if not problem.positive or not blocking.any():
-            return _Supports(indices, valid, target)
+            return _Supports(indices, valid, target), flops
         # as far towards the target as no code turns negative; what blocks is dropped
         ratio = (values / (values - target)).masked_fill(~blocking, torch.inf).nan_to_num(0.0)
         step = ratio.amin(1, keepdim=True).clamp(max=1)
@@ -135,13 +136,12 @@ def _exchange(
         * problem.D.norm(dim=1)[atom]
     )
     possible = best > floor
-    trial = _refit(problem, rows, current.with_atom(atom))
+    trial, spent = _refit(problem, rows, current.with_atom(atom))
     if (trial.valid.sum(1) > problem.k).any():
-        trial = _refit(problem, rows, trial.without_smallest(problem.k))
+        trial, more = _refit(problem, rows, trial.without_smallest(problem.k))
+        spent += more
     energy = 0.5 * problem.residual(trial.dense(problem.D.shape[0]), rows).square().sum(1)
     gain = 0.5 * residual.square().sum(1) - energy
     improved = possible & (gain > tol * problem.scale[rows])  # False for NaN too
     supports[rows[improved]] = trial[improved]
-    k, n_features = problem.k + 1, problem.D.shape[1]
-    spent = len(rows) * (2 * problem.D.numel() + 2 * k * k * n_features + k**3)
-    return improved, spent
+    return improved, spent + 6 * len(rows) * problem.D.numel()  # two residuals, and products

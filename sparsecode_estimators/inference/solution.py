@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernels.least_squares import top_support
 from .problem import KSparse, Lasso
-from .support import minimise_on_support, towards
+from .support import minimise_on_support, newton_flops, towards
 
 # Per look at a settled row: enough to drop two atoms, or to polish the last digits.
 NEWTON_STEPS = 3
@@ -47,6 +47,7 @@ def finish_k_sparse(problem: KSparse, codes: Tensor, n_iter: Tensor, flops: int)
     """Answer of a greedy solver: a residual, no dual certificate."""
     residual = problem.residual_energy(codes)
     done = torch.ones_like(residual, dtype=torch.bool)
+    flops += 2 * len(codes) * problem.D.numel()
     return Solution(codes, torch.full_like(residual, torch.nan), residual, n_iter, done, flops)
 
 
@@ -144,8 +145,9 @@ class LassoProgress:
         if not len(trial):
             return codes, gap, moved
         problem, k = self.problem, int(size[trial].max())
-        flops = 2 * k * k * problem.D.shape[1] + k**3
-        self.flops += len(trial) * (self.step_flops + NEWTON_STEPS * flops)
+        # the steps, the gap of where they lead, and two objectives
+        newton = NEWTON_STEPS * newton_flops(k, problem.D.shape[1])
+        self.flops += len(trial) * (2 * self.step_flops + newton)
         indices, valid = top_support(codes[trial], k)
         values = codes[trial].gather(1, indices)
         for _ in range(NEWTON_STEPS):
@@ -174,5 +176,5 @@ class LassoProgress:
             residual=self.problem.residual_energy(self.codes),
             n_iter=self.n_iter,
             converged=self._closed(self.gap, slice(None)),
-            flops=self.flops,
+            flops=self.flops + 2 * len(self.codes) * self.problem.D.numel(),  # of the residual
         )

@@ -76,6 +76,11 @@ def _newton(
     return values + torch.cholesky_solve(descent.unsqueeze(2), factor).squeeze(2)
 
 
+def newton_flops(k: int, n_features: int) -> int:
+    """Of one call of :func:`minimise_on_support` for one row of ``k`` atoms."""
+    return (2 * k * k + 4 * k) * n_features + k**3 // 3 + 2 * k * k
+
+
 def towards(values: Tensor, target: Tensor) -> Tensor:
     """From ``values`` to ``target``, or until the first code of a row reaches zero.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..inference import Lasso, alpha_max, solve
+from ..inference import Lasso, Solution, alpha_max, solve
 from ..inference.fista import fista
 from ..inference.working_set import suits
 from .atoms import ATOM_UPDATES, allowed, duplicates, initial_dictionary
@@ -55,7 +55,8 @@ class Rules:
 class Start:
     """One restart: dictionary, offset, codes, and the objective they reach.
 
-    ``last`` is the dictionary before the last update, None before the first.
+    ``last`` is the dictionary before the last update, None before the first; ``flops`` what
+    the restart has cost.
     """
 
     D: Tensor
@@ -63,9 +64,10 @@ class Start:
     codes: Tensor
     loss: float = float("inf")
     last: Tensor | None = None
+    flops: int = 0
 
 
-def _codes(X: Tensor, D: Tensor, codes: Tensor | None, *, alpha: float, positive: bool) -> Tensor:
+def _codes(X: Tensor, D: Tensor, codes: Tensor | None, *, alpha: float, positive: bool) -> Solution:
     """The coding step of all modes: the minimiser, or a few proximal steps towards it.
 
     Where compiled loops serve, the minimiser costs less than five proximal steps, wherever
@@ -86,11 +88,11 @@ def _codes(X: Tensor, D: Tensor, codes: Tensor | None, *, alpha: float, positive
         return solve(
             X, D, alpha=alpha, positive=positive, solver="working_set",
             max_iter=ADDED_ATOMS, tol=None,
-        ).codes  # fmt: skip
+        )  # fmt: skip
     if codes is None:
-        return solve(X, D, alpha=alpha, positive=positive, max_iter=SOLVE_STEPS).codes
+        return solve(X, D, alpha=alpha, positive=positive, max_iter=SOLVE_STEPS)
     problem = Lasso(X, D, positive, alpha=alpha)
-    return fista(problem, codes, max_iter=CODE_STEPS, tol=None).codes
+    return fista(problem, codes, max_iter=CODE_STEPS, tol=None)
 
 
 def fresh_starts(
@@ -114,8 +116,8 @@ def dictionaries(
 
 def resumed_start(X: Tensor, D: Tensor, offset: Tensor, rules: Rules) -> Start:
     """Go on from a dictionary that has been learned: its codes first, then its atoms."""
-    codes = _codes(X - offset, D, None, alpha=rules.alpha, positive=rules.positive)
-    return Start(D, offset, codes)
+    answer = _codes(X - offset, D, None, alpha=rules.alpha, positive=rules.positive)
+    return Start(D, offset, answer.codes, flops=answer.flops)
 
 
 def annealing(X: Tensor, D: Tensor, rules: Rules, max_iter: int) -> list[float]:
@@ -173,6 +175,7 @@ def learn_dictionary(
     Returns
     -------
     best : Start
+        Its ``flops`` are those of all starts.
     curve : list of float
         Objective, mean over rows, of the best start after each stage; of a single start
         only at the end.
@@ -181,17 +184,18 @@ def learn_dictionary(
     # a single start has no rivals: codes at the last alpha are dear while atoms are bad
     stages = STAGES if len(starts) > 1 else ()
     cuts = [0, *(round(stage * max_iter) for stage in stages), max_iter]
-    curve = []
+    curve, everyone = [], list(starts)
     for begin, end in itertools.pairwise(cuts):
         for start in starts:
             for iteration in range(begin, end):
                 replace = iteration % LOOK_EVERY == 0 and iteration < (1 - SETTLE) * max_iter
                 _round(X, start, alphas[iteration], rules, replace=replace)
-            start.loss = _objective(X, start, rules)
+            start.loss = _look(X, start, rules)
         starts.sort(key=lambda start: start.loss)
         curve.append(starts[0].loss)
         report(end, starts[0].loss)
         starts = starts[: survivors(len(starts))]
+    starts[0].flops = sum(start.flops for start in everyone)
     return starts[0], curve
 
 
@@ -200,25 +204,34 @@ def survivors(n_starts: int) -> int:
     return max(1, round(KEEP * n_starts))
 
 
-def _objective(X: Tensor, start: Start, rules: Rules) -> float:
-    return objective(X - start.offset, start.D, start.codes, rules).double().mean().item()
+def _look(X: Tensor, start: Start, rules: Rules) -> float:
+    """The mean objective of a restart."""
+    values, flops = objective(X - start.offset, start.D, start.codes, rules)
+    start.flops += flops
+    return values.double().mean().item()
 
 
-def objective(X: Tensor, D: Tensor, codes: Tensor | None, rules: Rules) -> Tensor:
-    """Of every row at its best codes, shape (n,); ``codes`` is where they are looked for."""
+def objective(X: Tensor, D: Tensor, codes: Tensor | None, rules: Rules) -> tuple[Tensor, int]:
+    """Of every row at its best codes, shape (n,), and what it took to find them.
+
+    ``codes`` is where they are looked for.
+    """
     fast = suits(X, D)  # and then as fast from zero, where no start has to be certified
-    codes = solve(
+    answer = solve(
         X, D, alpha=rules.alpha, positive=rules.positive, codes=None if fast else codes,
         max_iter=ADDED_ATOMS if fast else SOLVE_STEPS,
-    ).codes  # fmt: skip
-    return Lasso(X, D, rules.positive, alpha=rules.alpha).objective(codes)
+    )  # fmt: skip
+    values = Lasso(X, D, rules.positive, alpha=rules.alpha).objective(answer.codes)
+    return values, answer.flops + 2 * len(X) * D.numel()
 
 
 def _round(X: Tensor, start: Start, alpha: float, rules: Rules, *, replace: bool) -> None:
     """Better codes, then better atoms, then a better offset; in place."""
     centred = X - start.offset
     _move_on(start, rules)
-    start.codes = _codes(centred, start.D, start.codes, alpha=alpha, positive=rules.positive)
+    answer = _codes(centred, start.D, start.codes, alpha=alpha, positive=rules.positive)
+    start.codes = answer.codes
+    start.flops += answer.flops + update_flops(start.codes, start.D, rules)
     gram = _update_atoms(centred, start, alpha, rules)
     if rules.learn_offset:
         start.offset = (X - start.codes @ start.D).mean(0)
@@ -255,6 +268,17 @@ def _update_atoms(X: Tensor, start: Start, alpha: float, rules: Rules) -> Tensor
         cross = start.codes.T @ X
         start.D = update.run(start.D, gram, cross, positive=rules.positive_dict)
     return gram
+
+
+def update_flops(codes: Tensor, D: Tensor, rules: Rules) -> int:
+    """Of one update of the atoms, and of the offset if there is one."""
+    (N, M), n = D.shape, len(codes)
+    offset = 2 * n * N * M if rules.learn_offset else 0
+    if not ATOM_UPDATES[rules.update].from_moments:  # residuals, each row's with its own codes
+        return 2 * n * N * (M + N) + offset + 8 * int(codes.count_nonzero()) * M
+    # moments of the rows; then each atom from its row of them, or all by one system
+    atoms = 2 * N * N * M + (2 * N**3 // 3 if rules.update == "mod" else 0)
+    return 2 * n * N * (N + M) + atoms + offset
 
 
 def _replace(X: Tensor, start: Start, worthless: Tensor, rules: Rules) -> None:

@@ -24,6 +24,7 @@ from .dictionary import (
     dictionaries,
     objective,
     survivors,
+    update_flops,
 )
 
 # Chosen on planted data drawn from other seeds than any test uses; see benchmarks/NOTES.md.
@@ -137,6 +138,8 @@ class Online:
         Batches and rows seen.
     rounds : int
         Batches until alpha has arrived.
+    flops : int
+        What all restarts have cost in this run.
     """
 
     starts: list[OnlineStart]
@@ -144,6 +147,7 @@ class Online:
     steps: int = 0
     rows: int = 0
     rounds: int = ANNEAL_STEPS
+    flops: int = 0
 
     @property
     def best(self) -> OnlineStart:
@@ -174,7 +178,8 @@ class Online:
         look = self.steps % LOOK_EVERY == LOOK_EVERY - 1
         settling = self.steps >= (1 - SETTLE) * self.rounds
         for start in self.starts:
-            residual = _step(x, start, alpha, keep, rules)
+            residual, flops = _step(x, start, alpha, keep, rules)
+            self.flops += flops
             if look:
                 _replace(residual, start, rules, also_duplicates=not settling)
         self.steps += 1
@@ -257,19 +262,26 @@ def learn_in_passes(
     return curve
 
 
-def mean_objective(batches: Iterable[Tensor], start: OnlineStart, rules: Rules) -> float:
-    """Objective of rows at their best codes, batch by batch."""
-    total, n = 0.0, 0
+def mean_objective(batches: Iterable[Tensor], online: Online, rules: Rules) -> float:
+    """Objective of rows at their best codes, batch by batch, by the best restart."""
+    start, total, n = online.best, 0.0, 0
     for x in batches:
-        total += objective(x - start.offset, start.D, None, rules).double().sum().item()
+        values, flops = objective(x - start.offset, start.D, None, rules)
+        online.flops += flops
+        total += values.double().sum().item()
         n += len(x)
     return total / n
 
 
-def _step(x: Tensor, start: OnlineStart, alpha: float, keep: float, rules: Rules) -> Tensor:
-    """Codes, moments, atoms, offset; returns what the codes leave of the rows."""
+def _step(
+    x: Tensor, start: OnlineStart, alpha: float, keep: float, rules: Rules
+) -> tuple[Tensor, int]:
+    """Codes, moments, atoms, offset; returns what the codes leave of the rows, and flops."""
     centred = x - start.offset
-    codes = _codes(centred, start.D, None, alpha=alpha, positive=rules.positive)
+    answer = _codes(centred, start.D, None, alpha=alpha, positive=rules.positive)
+    codes = answer.codes
+    flops = answer.flops + update_flops(codes, start.D, rules)
+    flops += 4 * len(x) * start.D.numel()  # of the residual, and the objective
     problem = Lasso(centred, start.D, rules.positive, alpha=alpha)
     residual = problem.residual(codes)
     moments = start.moments
@@ -279,7 +291,7 @@ def _step(x: Tensor, start: OnlineStart, alpha: float, keep: float, rules: Rules
     start.D = update(start.D, moments.gram, cross, positive=rules.positive_dict)
     if rules.learn_offset:
         start.offset = moments.rows - moments.codes @ start.D
-    return residual
+    return residual, flops
 
 
 def _replace(residual: Tensor, start: OnlineStart, rules: Rules, *, also_duplicates: bool) -> None:
