@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from problems import planted
+from scipy.sparse import csr_array
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -268,7 +269,8 @@ def test_refiners_add_their_encoder():
         init=ito.estimator_.transform(X),
     )  # fmt: skip
     assert count_flops(ito, X) == info.flops + 512 * 2 * M * N
-    assert count_flops(ito, torch.tensor(X)) == count_flops(ito, X)
+    for rows in (torch.tensor(X), csr_array(X), X.tolist()):
+        assert count_flops(ito, rows) == count_flops(ito, X)
     ito.set_params(init="zeros")
     assert count_flops(ito, X) < info.flops + 512 * 2 * M * N
     k_sparse = ITORefiner(
