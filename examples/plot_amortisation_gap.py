@@ -31,11 +31,12 @@ from sparsecode_estimators import (
 from sparsecode_estimators.datasets import load_paper_data
 from sparsecode_estimators.metrics import amortisation_gap, chance_level, l0, mean_corr_coef
 from sparsecode_estimators.plotting import GapDisplay
+from sparsecode_estimators.theory import count_flops
 
 ALPHA = 0.0025  # the weight of the penalty in the paper
 data = load_paper_data("known_dictionary")
 D = data.dictionary
-n_components, n_features = D.shape
+n_components = len(D)
 
 
 def recovery(codes):
@@ -95,8 +96,7 @@ def curve(steps, **options):
 
 STEPS = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100, 200)
 sae = saes[0]
-sae_flops = 2 * n_features * n_components
-mlp_flops = 2 * 256 * (n_features + n_components)
+sae_flops, mlp_flops = count_flops(sae, 1), count_flops(mlps[0], 1)
 ito_flops, ito_mcc = curve(STEPS, init=sae.transform(data.X_test))
 ito_flops += sae_flops
 zero_flops, zero_mcc = curve(STEPS)

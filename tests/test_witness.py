@@ -130,6 +130,8 @@ class TestOnePassEncodersErr:
         encoder = sae("topk", dictionary=D, max_iter=10).fit(torch.tensor(X, dtype=torch.float32))
         found = amortisation_witness(encoder, torch.tensor(D), lo=LO, hi=HI)
         assert_is_witness(found, encoder.transform, D)
+        encoder.sparse_output = True
+        assert amortisation_witness(encoder, D, lo=LO, hi=HI).error == pytest.approx(found.error)
 
 
 class TestControls:

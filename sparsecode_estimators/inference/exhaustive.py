@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.least_squares import GATHER_LIMIT
-from .least_squares import refit, refit_flops
+from .least_squares import refit
 from .problem import KSparse
 from .solution import Solution, finish_k_sparse
 
@@ -49,7 +49,7 @@ def l0(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> 
         )
     correlations = problem.X @ problem.D.T
     best, found = codes.new_zeros(n), torch.zeros_like(codes)
-    flops = n * (2 * problem.D.numel() + refit_flops(problem, problem.k))
+    flops = 2 * n * problem.D.numel()
     for size in range(1, problem.k + 1):
         supports = torch.tensor(list(combinations(range(n_components), size)), device=codes.device)
         # a row's share of each support, and what a support takes once
@@ -62,7 +62,8 @@ def l0(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> 
             fresh = torch.zeros_like(codes).scatter_(1, atoms, values)
             found = torch.where(better[:, None], fresh, found)
     rows = torch.arange(n, device=codes.device)
-    return finish_k_sparse(problem, refit(problem, rows, found), torch.ones_like(rows), flops)
+    codes, spent = refit(problem, rows, found)
+    return finish_k_sparse(problem, codes, torch.ones_like(rows), flops + spent)
 
 
 def _best_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .iht import descend, project, threshold_step
-from .least_squares import refit, refit_flops
+from .least_squares import refit
 from .problem import KSparse
 from .solution import Solution
 
@@ -33,7 +33,7 @@ def htp(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) ->
     def step(rows: Tensor, s: Tensor) -> tuple[Tensor, int]:
         gradient = problem.residual(s, rows) @ problem.D.T
         trial, flops = threshold_step(problem, s, gradient, project(problem, gradient))
-        flops += len(rows) * refit_flops(problem, problem.k)
-        return refit(problem, rows, trial), flops
+        fitted, spent = refit(problem, rows, trial)
+        return fitted, flops + spent
 
     return descend(problem, codes, step, max_iter=max_iter, tol=tol)

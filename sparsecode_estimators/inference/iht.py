@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .least_squares import refit, refit_flops
+from .least_squares import refit
 from .problem import KSparse
 from .solution import Solution, finish_k_sparse
 from .support import largest_entries
@@ -63,7 +63,7 @@ def descend(
     n_iter = torch.zeros_like(rows)
     energy = problem.residual_energy(codes)
     product = 2 * problem.D.numel()
-    flops = len(rows) * (product + refit_flops(problem, problem.k))  # before, and after
+    flops = len(rows) * product
     for iteration in range(1, max_iter + 1):
         if not len(rows):
             break
@@ -73,8 +73,8 @@ def descend(
         flops += spent + 3 * len(rows) * product  # its gradient, and the residual after it
         rows = rows[better]
         codes[rows], energy[rows], n_iter[rows] = trial[better], reached[better], iteration
-    codes = refit(problem, torch.arange(len(codes), device=codes.device), codes)
-    solution = finish_k_sparse(problem, codes, n_iter, flops)
+    codes, spent = refit(problem, torch.arange(len(codes), device=codes.device), codes)
+    solution = finish_k_sparse(problem, codes, n_iter, flops + spent)
     solution.converged[rows] = False  # the last step still helped when max_iter came
     return solution
 

@@ -85,7 +85,12 @@ def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str)
 
 
 def _flops(problem: KSparse, answer: kernels.Answer) -> int:
-    """Products with the row, then for each atom a sum of as many rows of the Gram matrix."""
+    """As the kernel has counted, else what compiled loops do.
+
+    Products with the row, then for each atom a sum of as many rows of the Gram matrix.
+    """
+    if answer.flops is not None:
+        return answer.flops
     n_components, n_features = problem.D.shape
     added = answer.n_iter.double()
     sums = int((added * (added + 1)).sum()) * n_components

@@ -48,7 +48,7 @@ def working_set(
     given = (rows, atoms, prices, float(ridge), positive, float(np.finfo(rows.dtype).eps))
     out = (codes.numpy(), gap, energy, n_iter)
     make(given, gram, start is not None, max_steps, out)
-    return Answer(codes, *(torch.from_numpy(a) for a in (gap, energy, n_iter)))
+    return Answer(codes, torch.from_numpy(gap), torch.from_numpy(energy), torch.from_numpy(n_iter))
 
 
 def _many(

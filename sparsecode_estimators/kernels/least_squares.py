@@ -29,8 +29,10 @@ def resolution(dtype: torch.dtype) -> float:
 
 def least_squares(
     X: Tensor, D: Tensor, indices: Tensor, valid: Tensor, start: Tensor, *, positive: bool
-) -> Tensor:
+) -> tuple[Tensor, int]:
     r"""Minimise :math:`\tfrac12\|x - uA\|^2` over the atoms A of each row, shape (n, k).
+
+    And the floating point operations that this took.
 
     Parameters
     ----------
@@ -48,26 +50,34 @@ def least_squares(
     size = max(1, GATHER_LIMIT // max(1, indices.shape[1] * D.shape[1]))
     parts = zip(*(t.split(size) for t in (X, indices, valid, start * valid)), strict=True)
     solve = _non_negative if positive else _Atoms.newton
-    return torch.cat([solve(_Atoms.of(x, D[i] * v[..., None]), u, v) for x, i, v, u in parts])
+    spent = [0]
+    solved = [solve(_Atoms.of(x, D[i] * v[..., None], spent), u, v) for x, i, v, u in parts]
+    return torch.cat(solved), spent[0]
 
 
 @dataclass
 class _Atoms:
-    """Atoms of some rows, (n, k, n_features), and their products with each other."""
+    """Atoms of some rows, (n, k, n_features), and their products with each other.
+
+    ``spent`` is one number, the operations so far, which all parts of a problem share.
+    """
 
     X: Tensor
     atoms: Tensor
     gram: Tensor
+    spent: list[int]
 
     @classmethod
-    def of(cls, X: Tensor, atoms: Tensor) -> _Atoms:
-        return cls(X, atoms, atoms @ atoms.mT)
+    def of(cls, X: Tensor, atoms: Tensor, spent: list[int]) -> _Atoms:
+        spent[0] += 2 * atoms.numel() * atoms.shape[1]
+        return cls(X, atoms, atoms @ atoms.mT, spent)
 
     def __getitem__(self, rows: Tensor) -> _Atoms:
-        return _Atoms(self.X[rows], self.atoms[rows], self.gram[rows])
+        return _Atoms(self.X[rows], self.atoms[rows], self.gram[rows], self.spent)
 
     def pull(self, values: Tensor) -> Tensor:
         """Products of the atoms with the residual, shape (n, k)."""
+        self.spent[0] += 4 * self.atoms.numel()
         residual = self.X - (values.unsqueeze(1) @ self.atoms).squeeze(1)
         return (self.atoms @ residual.unsqueeze(2)).squeeze(2)
 
@@ -78,6 +88,8 @@ class _Atoms:
         size = size.clamp(min=torch.finfo(values.dtype).tiny)
         damping = torch.where(free, resolution(values.dtype) * size, size)
         factor, _ = torch.linalg.cholesky_ex(self.gram * both + torch.diag_embed(damping))
+        n, k = values.shape
+        self.spent[0] += n * (k**3 // 3 + 2 * REFINEMENTS * k * k)
         for _ in range(REFINEMENTS):
             step = torch.cholesky_solve((self.pull(values) * free).unsqueeze(2), factor)
             values = values + step.squeeze(2) * free

@@ -22,12 +22,15 @@ class Answer(NamedTuple):
         ``½‖x − sD‖²``.
     n_iter : Tensor of shape (n,)
         Atoms added.
+    flops : int or None
+        Operations on all rows, if the make has counted them.
     """
 
     codes: Tensor
     gap: Tensor
     energy: Tensor
     n_iter: Tensor
+    flops: int | None = None
 
 
 def soft_threshold(values: Tensor, threshold: Tensor, *, positive: bool) -> Tensor:
@@ -78,11 +81,14 @@ def working_set(
     x, d, p = (t.double() for t in (X, D, penalty))
     g = gram.double() if gram is not None else d @ d.T + ridge * torch.eye(len(d)).to(d)
     q = x @ d.T
+    product, square = 2 * d.numel(), 2 * g.numel()
+    flops = 3 * len(x) * product + (0 if gram is not None else square * d.shape[1])
     codes = torch.zeros_like(q)
     n_iter = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     tol = 8 * torch.finfo(X.dtype).eps * q.abs().amax(1)
     rows = torch.arange(len(x), device=x.device)
     for _ in range(max_steps):
+        flops += len(rows) * square
         slope = q[rows] - codes[rows] @ g
         gain = (slope if positive else slope.abs()) - p
         gain = gain.masked_fill(codes[rows] != 0, -torch.inf)
@@ -94,20 +100,28 @@ def working_set(
         sign = codes[rows].sign()
         entering = slope.gather(1, atom[:, None]).sign()
         sign.scatter_(1, atom[:, None], entering)
-        codes[rows] = _settle(codes[rows], sign, q[rows], g, p)
+        codes[rows], spent = _settle(codes[rows], sign, q[rows], g, p)
+        flops += spent
         n_iter[rows] += 1
     codes = codes.to(X.dtype)
     gap, energy = _gap(x, d, codes.double(), p, ridge, positive)
-    return Answer(codes, gap, energy, n_iter)
+    return Answer(codes, gap, energy, n_iter, flops)
 
 
-def _settle(codes: Tensor, sign: Tensor, q: Tensor, gram: Tensor, penalty: Tensor) -> Tensor:
-    """Newton steps on the active atoms, those with a sign, as far as no code changes its own."""
+def _settle(
+    codes: Tensor, sign: Tensor, q: Tensor, gram: Tensor, penalty: Tensor
+) -> tuple[Tensor, int]:
+    """Newton steps on the active atoms, those with a sign, as far as no code changes its own.
+
+    And their operations.
+    """
     todo = torch.arange(len(codes), device=codes.device)
+    flops = 0
     while len(todo):
         u, s = codes[todo], sign[todo]
         on = (s != 0).to(u)
         k = int(on.sum(1).max())
+        flops += len(todo) * (2 * gram.numel() + k**3 // 3 + 2 * k * k)
         valid, places = on.topk(k, dim=1)
         target = u + _newton(u, s, q[todo], gram, penalty, places, valid)
         blocked = (s != 0) & (target * s <= 0)
@@ -117,7 +131,7 @@ def _settle(codes: Tensor, sign: Tensor, q: Tensor, gram: Tensor, penalty: Tenso
         codes[todo] = torch.where(out | (s == 0), 0.0, u + share * (target - u))
         sign[todo] = torch.where(out, 0.0, s)
         todo = todo[out.any(1)]
-    return codes
+    return codes, flops
 
 
 def _newton(
@@ -171,10 +185,13 @@ def pursuit(
     x, d = X.double(), D.double()
     lengths = d.norm(dim=1)
     codes = x.new_zeros(len(x), len(d))
+    product = 2 * d.numel()
+    flops = len(x) * product
     if start is not None:
         indices, valid = top_support(start.clamp(min=0) if positive else start, k)
         on = torch.zeros_like(codes, dtype=torch.bool).scatter_(1, indices, valid)
-        codes = _refit(x, d, on, codes, positive)
+        codes, spent = _refit(x, d, on, codes, positive)
+        flops += spent
     floor = 10 * torch.finfo(X.dtype).eps * x.norm(dim=1)
     n_iter = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     rows = torch.arange(len(x), device=x.device)
@@ -184,35 +201,48 @@ def pursuit(
             break
         u, r = codes[rows], x[rows] - codes[rows] @ d
         slope = r @ d.T
+        flops += 3 * len(rows) * product
         strength = slope if positive else slope.abs()
         # an atom that the others explain to the precision of a refit can add nothing to them
-        left = _unexplained(d, u) if rule == "ols" else lengths.square().expand_as(u)
+        left = lengths.square().expand_as(u)
+        if rule == "ols":
+            left, spent = _unexplained(d, u)
+            flops += spent
         useful = (u == 0) & (strength > floor[rows, None] * lengths)
         useful &= left > resolution(X.dtype) * lengths.square()
         gain = strength.square() / left if rule == "ols" else strength
         best, atom = gain.masked_fill(~useful, 0.0).max(1)
         on = (u != 0).scatter(1, atom[:, None], best[:, None] > 0)
-        trial = _refit(x[rows], d, on, u, positive)
+        trial, spent = _refit(x[rows], d, on, u, positive)
+        flops += spent
         better = (best > 0) & ((x[rows] - trial @ d).square().sum(1) < r.square().sum(1))
         rows = rows[better]
         codes[rows] = trial[better]
         n_iter[rows] += 1
     energy = 0.5 * (x - codes @ d).square().sum(1)
-    return Answer(codes.to(X.dtype), torch.full_like(energy, torch.nan), energy, n_iter)
+    return Answer(codes.to(X.dtype), torch.full_like(energy, torch.nan), energy, n_iter, flops)
 
 
-def _refit(x: Tensor, d: Tensor, on: Tensor, codes: Tensor, positive: bool) -> Tensor:
-    """Least squares over the atoms that are ``on``, from ``codes``; shape (n, n_components)."""
+def _refit(x: Tensor, d: Tensor, on: Tensor, codes: Tensor, positive: bool) -> tuple[Tensor, int]:
+    """Least squares over the atoms that are ``on``, from ``codes``; shape (n, n_components).
+
+    And their operations.
+    """
     indices, valid = top_support(on.to(codes), int(on.sum(1).max()) if len(on) else 0)
-    values = least_squares(x, d, indices, valid, codes.gather(1, indices), positive=positive)
-    return torch.zeros_like(codes).scatter_(1, indices, values)
+    start = codes.gather(1, indices)
+    values, flops = least_squares(x, d, indices, valid, start, positive=positive)
+    return torch.zeros_like(codes).scatter_(1, indices, values), flops
 
 
-def _unexplained(d: Tensor, codes: Tensor) -> Tensor:
-    """Squared length of every atom's part outside the span of those in use, (n, n_components)."""
+def _unexplained(d: Tensor, codes: Tensor) -> tuple[Tensor, int]:
+    """Squared length of every atom's part outside the span of those in use, (n, n_components).
+
+    And the operations that it takes.
+    """
     indices, valid = top_support(codes, int((codes != 0).sum(1).max()))
     basis = torch.linalg.qr((d[indices] * valid[..., None]).mT).Q * valid[:, None]
     left = d.square().sum(1).expand_as(codes)
     for direction in basis.unbind(2):  # one after the other: no (n, k, N) in memory
         left = left - (direction @ d.T).square()
-    return left
+    n, k = indices.shape
+    return left, n * k * (2 * d.numel() + 4 * k * d.shape[1])

@@ -120,25 +120,26 @@ def perfect_linear_encoder_exists(X: Any, codes: Any, *, tol: float = 1e-7) -> E
         weights=z[:, :-1].T / scale,
         intercepts=z[:, -1],
         error=np.array([part.error for part in found]),
-        multipliers=sparse.csr_array(np.array([part.y for part in found]).T),
+        multipliers=_columns(found, len(X)),
         radius=np.array([part.radius(rows, scale) for part in found]),
     )
 
 
 class _Verdict(NamedTuple):
-    """Of one latent: ``z`` is (w, b), ``y`` the multipliers of all samples."""
+    """Of one latent: ``z`` is (w, b), ``y`` the multipliers of the samples ``used``."""
 
     exists: bool
     z: np.ndarray
     error: float
-    y: np.ndarray
+    used: np.ndarray = np.empty(0, dtype=np.int64)
+    y: np.ndarray = np.empty(0)
 
     def radius(self, rows: np.ndarray, scale: float) -> float:
         """Below this ‖(w, b)‖₁ what is left of ``Σ y (x, 1)`` cannot make up for t."""
         if self.exists:
             return np.inf
         rounding = np.count_nonzero(self.y) * np.finfo(np.float64).eps  # entries are at most 1
-        left = np.abs(self.y @ rows) + rounding
+        left = np.abs(self.y @ rows[self.used]) + rounding
         left[:-1] *= scale
         return float(self.error / left.max())
 
@@ -147,7 +148,7 @@ def _decide(rows: np.ndarray, s: np.ndarray, tol: float) -> _Verdict:
     """Whether one latent's codes can be had from (x, 1), with few of the samples at first."""
     top = s.max()
     if top == 0:
-        return _Verdict(True, np.zeros(rows.shape[1]), 0.0, np.zeros(len(s)))
+        return _Verdict(True, np.zeros(rows.shape[1]), 0.0)
     size = 2 * rows.shape[1]
     used = np.union1d(np.argsort(-s, kind="stable")[:size], _spread(np.flatnonzero(s == 0), size))
     while True:
@@ -155,7 +156,7 @@ def _decide(rows: np.ndarray, s: np.ndarray, tol: float) -> _Verdict:
         z, margin = top * z, -float(y @ s[used])
         violation = _violation(rows, s, z)
         if violation.max() <= tol * top:
-            return _Verdict(True, z, float(violation.max()), np.zeros(len(s)))
+            return _Verdict(True, z, float(violation.max()))
         worst = np.argsort(-violation, kind="stable")[:size]
         fresh = np.setdiff1d(worst[violation[worst] > tol * top], used)
         if margin > tol * top or not len(fresh):
@@ -166,9 +167,17 @@ def _decide(rows: np.ndarray, s: np.ndarray, tol: float) -> _Verdict:
             f"The linear program violates a row by {violation.max():.1e} and proves nothing: its "
             f"precision does not decide at tol={tol}. Raise tol."
         )
-    multipliers = np.zeros(len(s))
-    multipliers[used] = y
-    return _Verdict(False, z, margin, multipliers)
+    return _Verdict(False, z, margin, used[y != 0], y[y != 0])
+
+
+def _columns(found: list[_Verdict], n: int) -> sparse.csr_array:
+    """Multipliers of all latents, shape (n, n_components)."""
+    places = (
+        np.concatenate([part.used for part in found]),
+        np.repeat(np.arange(len(found)), [len(part.used) for part in found]),
+    )
+    values = np.concatenate([part.y for part in found])
+    return sparse.csr_array((values, places), shape=(n, len(found)))
 
 
 def _spread(places: np.ndarray, size: int) -> np.ndarray:

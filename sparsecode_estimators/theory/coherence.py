@@ -58,7 +58,7 @@ def babel_function(dictionary: Any, *, max_size: int | None = None) -> np.ndarra
     Returns
     -------
     ndarray of shape (max_size + 1,)
-        :math:`\mu_1(0) = 0, \mu_1(1) = \mu, \mu_1(2), \dots`, never more than
+        :math:`\mu_1(0) = 0`, :math:`\mu_1(1) = \mu` and so on, never more than
         :math:`m\mu`. Beyond ``n_components − 1``, where there are no more atoms, it stays.
 
     Raises

@@ -14,6 +14,7 @@ from ..estimators.functional import sparse_encode
 from ..estimators.ito import ITORefiner
 from ..estimators.learned import DictionaryLearner
 from ..estimators.trained import BaseSparseEncoder
+from .inputs import as_matrix
 from .paper_flops import PAPER, Shape
 from .training_flops import encoder_products, training
 
@@ -173,7 +174,7 @@ def _solved(estimator: Any, X: Any) -> tuple[EncodeInfo, int]:
             f"estimator={type(inner).__name__}, from whose codes ITORefiner starts, is not of this "
             "package, and its operations are not known: set init='zeros', or count it yourself."
         )
-    X = np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
+    X = as_matrix(X, "samples", dtype=[np.float64, np.float32])
     start, before = None, 0
     if inner is not None:
         start, before = inner.transform(X), count_flops(inner, X)

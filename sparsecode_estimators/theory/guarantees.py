@@ -13,6 +13,7 @@ from .inputs import all_supports, few_enough, unit_atoms
 from .isometry import restricted_isometry, spark
 
 SHARP = 1 / math.sqrt(2)  # bound on δ_2K
+ROUNDING = 1e-9  # conditions are strict: a value so near to its bound counts as equal
 
 
 class RecoveryGuarantee(NamedTuple):
@@ -101,7 +102,7 @@ def recovery_guarantee(dictionary: Any, *, positive: bool = False) -> RecoveryGu
     babel = babel_function(D, max_size=N)
     by_theorem = {
         "coherence": _by_coherence(mutual_coherence(D), most),
-        "babel": _largest(lambda k: bool(babel[k - 1] + babel[k] < 1), most),
+        "babel": _largest(lambda k: bool(babel[k - 1] + babel[k] < 1 - ROUNDING), most),
     }
     if few_enough(N, min(2, N)):
         by_theorem["exact recovery"] = _largest(
@@ -127,25 +128,26 @@ def _by_coherence(coherence: float, most: int) -> int:
     """The largest integer below ``(1 + 1/μ)/2``."""
     if coherence == 0:
         return most
-    return min(most, max(0, math.ceil((1 + 1 / coherence) / 2) - 1))
+    bound = (1 + 1 / coherence) / 2 - ROUNDING
+    return min(most, math.ceil(bound) - 1)
 
 
 def _all_recovered(D: np.ndarray, k: int, *, positive: bool) -> bool:
     numbers = k * max(D.shape)
     return all(
-        (recovery_values(D, supports, positive=positive) < 1).all()
+        (recovery_values(D, supports, positive=positive) < 1 - ROUNDING).all()
         for supports in all_supports(len(D), k, numbers)
     )
 
 
 def _is_isometric(D: np.ndarray, size: int) -> bool:
-    return few_enough(len(D), size) and restricted_isometry(D, size).upper < SHARP
+    return few_enough(len(D), size) and restricted_isometry(D, size).upper < SHARP - ROUNDING
 
 
 def _unique(D: np.ndarray) -> int:
     """The largest K below half the spark, or below a bound on it where that is too dear."""
     if np.linalg.matrix_rank(D) == len(D):
         return len(D)
-    if few_enough(len(D), min(D.shape)):
+    if all(few_enough(len(D), k) for k in range(1, min(D.shape) + 1)):
         return math.ceil(spark(D) / 2) - 1
     return 0

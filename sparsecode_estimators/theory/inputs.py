@@ -9,16 +9,20 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.utils import check_array
 
 BLOCK = 2**22  # numbers that are worked with at once: 32 MiB of float64
 MOST_SUPPORTS = 200_000  # sets of atoms that are tried one after the other
 
 
-def as_matrix(values: Any, name: str) -> np.ndarray:
-    """A finite two-dimensional float64 array; tensors come from their device."""
-    values = values.detach().cpu().double().numpy() if hasattr(values, "detach") else values
-    return check_array(values, dtype=np.float64, input_name=name)
+def as_matrix(values: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
+    """A finite two-dimensional array; tensors come from their device, CSR becomes dense."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = (values.double() if values.element_size() < 4 else values).numpy()
+    values = values.toarray() if sparse.issparse(values) else values
+    return check_array(values, dtype=dtype, input_name=name)
 
 
 def as_dictionary(dictionary: Any) -> np.ndarray:

@@ -99,8 +99,8 @@ def restricted_isometry(
         return RestrictedIsometry(lower, lower, support)
     n_starts = as_size(min(n_starts, len(D)), len(D), "n_starts")
     first = check_random_state(random_state).permutation(len(D))[:n_starts]
-    lower, support = _search(gram, k, first)
     whole = np.linalg.eigvalsh(gram)
+    lower, support = _search(gram, k, first, largest=whole[-1])
     upper = min(babel_function(D, max_size=k)[k - 1], max(whole[-1] - 1, 1 - whole[0]))
     return RestrictedIsometry(lower, max(lower, float(upper)), support)
 
@@ -123,12 +123,13 @@ def _largest(gram: np.ndarray, blocks: Any) -> tuple[float, np.ndarray]:
     return best, winner
 
 
-def _search(gram: np.ndarray, k: int, first: np.ndarray) -> tuple[float, np.ndarray]:
+def _search(
+    gram: np.ndarray, k: int, first: np.ndarray, *, largest: float
+) -> tuple[float, np.ndarray]:
     """A set that no exchange of one atom for a promising one improves."""
-    shift = np.linalg.norm(gram, 2)
     blocks = [
         np.sort(_power_supports(matrix, k, first), axis=1)
-        for matrix in (gram, shift * np.eye(len(gram)) - gram)
+        for matrix in (gram, largest * np.eye(len(gram)) - gram)
     ]
     best, support = _largest(gram, blocks)
     while True:

@@ -67,8 +67,8 @@ def phase_transition(delta: Any, *, positive: bool = False) -> Any:
     wrong = deltas[~((deltas > 0) & (deltas <= 1))]
     if wrong.size:
         raise ValueError(
-            f"delta={wrong.flat[0]!r} must be above 0 and at most 1: it is the number of features "
-            "over the number of atoms."
+            f"delta={float(wrong.flat[0])} must be above 0 and at most 1: it is the number of "
+            "features over the number of atoms."
         )
     rho = np.array([_transition(d, 1 if positive else 2) for d in deltas.flat])
     return float(rho[0]) if deltas.ndim == 0 else rho.reshape(deltas.shape)
