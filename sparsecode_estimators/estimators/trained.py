@@ -51,6 +51,12 @@ class _Run:
     alpha: float
 
 
+def _spread(centred: Tensor) -> float:
+    """Root mean square of all entries; 1 if all are zero."""
+    length = torch.linalg.vector_norm(centred, dtype=torch.float64).item()
+    return length / centred.numel() ** 0.5 or 1.0
+
+
 class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
     """Encoders with parameters: one way to start, train, resume and hand them out.
 
@@ -179,8 +185,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         x = work.sample(SAMPLE_ROWS)
         offset = x.mean(0) if self._learns_offset() else x.new_zeros(x.shape[1])
         centred = x - offset
-        length = torch.linalg.vector_norm(centred, dtype=torch.float64).item()
-        scale = length / centred.numel() ** 0.5 or 1.0
+        scale = _spread(centred)
         if targets is not None and self.dictionary is None and self._encodes_by_dictionary:
             D = least_squares_dictionary(work.paired(targets), offset)
         elif given is not None:
@@ -188,15 +193,18 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             D = D if self.dictionary is not None else unit(D)
         else:
             D = initial_dictionary(centred, n_components or 8 * work.n_features, generator)
-        alpha = self.alpha
-        if alpha == "auto":
-            alpha = auto_alpha(centred, D, self._alpha_fraction(), positive=True)
+        alpha = self._measured_alpha(centred, D)
         return _Run(
             model=self._initial_module(D, offset / scale, alpha / scale, generator),
             silent_for=torch.zeros(len(D), dtype=torch.int64, device=work.device),
             scale=scale,
-            alpha=float(alpha),
+            alpha=alpha,
         )
+
+    def _measured_alpha(self, centred: Tensor, D: Tensor) -> float:
+        if self.alpha == "auto":
+            return auto_alpha(centred, D, self._alpha_fraction(), positive=True)
+        return float(self.alpha)
 
     def _resume(self, work: Rows, known: np.ndarray | None) -> _Run:
         shapes = [w.shape for w in self.encoder_coefs_]
@@ -210,12 +218,18 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         if known is not None:
             model.dictionary.data = to_tensor(known, work)
             model.refresh_()
-        model.rescale_(1 / self._scale)
+        scale = self._scale
+        if scale is None:  # parameters from elsewhere, which have seen no rows yet
+            centred = work.sample(SAMPLE_ROWS) - model.offset.detach()
+            scale, alpha = _spread(centred), self._measured_alpha(centred, model.dictionary.detach())
+        else:
+            alpha = self.alpha_ if self.alpha == "auto" else float(self.alpha)
+        model.rescale_(1 / scale)
         return _Run(
             model=model,
             silent_for=torch.tensor(self._silent_for, device=work.device),
-            scale=self._scale,
-            alpha=self.alpha_ if self.alpha == "auto" else float(self.alpha),
+            scale=scale,
+            alpha=alpha,
         )
 
     def _resumed_optimizer(self, work: Rows, params: list[Tensor]) -> Optimizer:
