@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .files import read_json, read_safetensors, read_torch
-from .parameters import Parameters, Tensors, integer, section
+from .parameters import Parameters, Tensors, choice, integer, section
 
 CONFIG, WEIGHTS = "config.json", ("ae.pt", "ae.safetensors")
 
@@ -33,13 +33,8 @@ def read(weights: Path) -> Parameters:
     trainer = section(path, config, "trainer")
     arrays = read_safetensors(weights) if weights.suffix == ".safetensors" else read_torch(weights)
     tensors = Tensors(weights, arrays)
-    name = trainer.get("dict_class") or _class_of(tensors)
-    if name not in _CLASSES:
-        raise ValueError(
-            f"{str(path)!r}: dict_class is {name!r:.50}, but must be one of "
-            f"{', '.join(map(repr, _CLASSES))}."
-        )
-    given = _CLASSES[name](tensors)
+    name = trainer.get("dict_class") and choice(path, trainer, "dict_class", _CLASSES, "")
+    given = _CLASSES[name or _class_of(tensors)](tensors)
     if "k" in trainer and given.k is not None and integer(path, trainer, "k") != given.k:
         raise ValueError(
             f"{str(path)!r}: k is {trainer['k']}, but the tensor k in {weights.name} says {given.k}."

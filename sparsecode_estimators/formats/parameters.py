@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,6 +227,26 @@ def integer(path: Path, where: Mapping[str, Any], name: str, *, least: int = 1) 
     if type(value) is not int or value < least:
         raise ValueError(
             f"{str(path)!r}: {name} is {value!r}, but must be an integer that is at least {least}."
+        )
+    return value
+
+
+def choice(
+    path: Path, where: Mapping[str, Any], name: str, allowed: Iterable[str], default: str
+) -> str:
+    """One of some names in a description.
+
+    Raises
+    ------
+    ValueError
+        If it is another one.
+    """
+    value = where.get(name, default)
+    names = tuple(allowed)
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(
+            f"{str(path)!r}: {name} is {value!r:.50}, but only {', '.join(map(repr, names))} can "
+            "be read."
         )
     return value
 

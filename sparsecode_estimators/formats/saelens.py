@@ -15,7 +15,7 @@ import numpy as np
 
 from ..estimators.sae import SAEEncoder
 from .files import read_json, read_safetensors, write_json, write_safetensors
-from .parameters import Parameters, Tensors, flag, integer, section
+from .parameters import Parameters, Tensors, choice, flag, integer, section
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _LAYOUT = "6.0.0"  # the first version with this description
@@ -29,6 +29,7 @@ _ACTIVATIONS = {
     "batchtopk": "batch_topk",
     "matryoshka_batchtopk": "batch_topk",
 }
+_FINETUNED = ("scaling_factor", "finetuning_scaling_factor")
 _ABOUT_THE_MODEL = (
     "model_name", "hook_name", "hook_point", "hook_layer", "hook_point_layer", "hook_head_index",
     "context_size", "dataset_path", "prepend_bos", "neuronpedia_id", "sae_lens_training_version",
@@ -86,22 +87,12 @@ def read(weights: Path) -> Parameters:
 
 def _architecture(path: Path, config: Mapping[str, Any]) -> tuple[str, int | None]:
     """Its name, and the number of active codes of those that have one."""
-    architecture = config.get("architecture", "standard")
-    function = config.get("activation_fn", config.get("activation_fn_str", "relu"))
+    architecture = choice(path, config, "architecture", _ACTIVATIONS, "standard")
     k: int | None = None
-    if function == "topk":
+    function = "activation_fn" if "activation_fn" in config else "activation_fn_str"
+    if choice(path, config, function, ("relu", "topk"), "relu") == "topk":
         architecture = "topk"
         k = integer(path, section(path, config, "activation_fn_kwargs"), "k")
-    elif function != "relu":
-        raise ValueError(
-            f"{str(path)!r}: the activation function is {function!r:.50}, but only 'relu' and "
-            "'topk' can be read."
-        )
-    if architecture not in _ACTIVATIONS:
-        raise ValueError(
-            f"{str(path)!r}: architecture is {architecture!r:.50}, but an SAE with a linear encoder "
-            f"is one of {', '.join(map(repr, _ACTIVATIONS))}."
-        )
     if architecture in ("topk", "abstopk") and k is None:
         k = integer(path, config, "k")
     if "batchtopk" in architecture:
@@ -158,13 +149,14 @@ def _unfold_finetuning(
     path: Path, config: Mapping[str, Any], tensors: Tensors, given: Parameters
 ) -> None:
     """Factors of codes that versions before 6 applied when they decoded."""
-    if "scaling_factor" not in tensors:
+    name = next((name for name in _FINETUNED if name in tensors), None)
+    if name is None:
         return
-    factors = tensors.vector("scaling_factor", len(given.decoder))
+    factors = tensors.vector(name, len(given.decoder))
     used = flag(path, config, "finetuning_scaling_factor", default=False)
     if not used and not np.allclose(factors, 1):
         raise ValueError(
-            f"{str(tensors.path)!r}: scaling_factor is not 1, but finetuning_scaling_factor is "
+            f"{str(tensors.path)!r}: {name} is not 1, but finetuning_scaling_factor is "
             f"not true in {CONFIG}: one of the two is wrong."
         )
     if used:

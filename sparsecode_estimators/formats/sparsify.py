@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .files import read_json, read_safetensors
-from .parameters import Parameters, Tensors, flag, integer
+from .parameters import Parameters, Tensors, choice, flag, integer
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
@@ -25,11 +25,7 @@ def read(weights: Path) -> Parameters:
     """
     path = weights.with_name(CONFIG)
     config = read_json(path)
-    activation = config.get("activation", "topk")
-    if activation != "topk":
-        raise ValueError(
-            f"{str(path)!r}: activation is {activation!r:.50}, but only 'topk' can be read."
-        )
+    choice(path, config, "activation", ("topk",), "topk")
     for name in ("transcode", "skip_connection"):
         if flag(path, config, name, default=False):
             raise ValueError(
