@@ -93,9 +93,7 @@ class Foreign:
         tensors = {"encoder.weight": self.W.T, "encoder.bias": self.c, "W_dec": self.D}
         config = {"d_in": N_FEATURES, "num_latents": N_COMPONENTS, "k": K, **config}
         config |= {"signed": True} if kind == "abs_topk" else {}
-        return write(
-            folder, "sae.safetensors", {**tensors, "b_dec": self.b}, "cfg.json", config
-        )
+        return write(folder, "sae.safetensors", {**tensors, "b_dec": self.b}, "cfg.json", config)
 
     def gemma_scope(self, folder, *, compressed=False):
         folder.mkdir(exist_ok=True)

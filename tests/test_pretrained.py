@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign import K, N_COMPONENTS, N_FEATURES, Foreign, write
+from foreign import N_COMPONENTS, N_FEATURES, Foreign, K, write
 from problems import planted
 from safetensors.numpy import load_file, save_file
 from sklearn.frozen import FrozenEstimator

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from foreign import K, N_COMPONENTS, N_FEATURES
+from foreign import N_COMPONENTS, N_FEATURES, K
 from problems import planted
 
 from sparsecode_estimators import SAEEncoder

@@ -69,6 +69,8 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
     # Whether codes depend on the dictionary: then it cannot be found after training.
     _encodes_by_dictionary: ClassVar[bool] = False
 
+    _scale: float | None  # None: the parameters are from elsewhere, and have seen no rows
+
     def _hidden(self) -> Sequence[int]:
         """Widths of the hidden layers."""
         return ()
@@ -219,9 +221,12 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             model.dictionary.data = to_tensor(known, work)
             model.refresh_()
         scale = self._scale
-        if scale is None:  # parameters from elsewhere, which have seen no rows yet
+        if scale is None:
             centred = work.sample(SAMPLE_ROWS) - model.offset.detach()
-            scale, alpha = _spread(centred), self._measured_alpha(centred, model.dictionary.detach())
+            scale, alpha = (
+                _spread(centred),
+                self._measured_alpha(centred, model.dictionary.detach()),
+            )
         else:
             alpha = self.alpha_ if self.alpha == "auto" else float(self.alpha)
         model.rescale_(1 / scale)

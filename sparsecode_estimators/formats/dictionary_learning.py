@@ -37,7 +37,8 @@ def read(weights: Path) -> Parameters:
     given = _CLASSES[name or _class_of(tensors)](tensors)
     if "k" in trainer and given.k is not None and integer(path, trainer, "k") != given.k:
         raise ValueError(
-            f"{str(path)!r}: k is {trainer['k']}, but the tensor k in {weights.name} says {given.k}."
+            f"{str(path)!r}: k is {trainer['k']}, but the tensor k in {weights.name} says "
+            f"{given.k}."
         )
     given.metadata = trainer
     tensors.finish()
@@ -89,9 +90,7 @@ def _count(tensors: Tensors) -> int:
 
 
 def _relu(tensors: Tensors) -> Parameters:
-    return Parameters(
-        **_linear(tensors, "encoder.bias", "bias"), centred=True, activation="relu"
-    )
+    return Parameters(**_linear(tensors, "encoder.bias", "bias"), centred=True, activation="relu")
 
 
 def _relu_uncentred(tensors: Tensors) -> Parameters:

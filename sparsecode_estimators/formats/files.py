@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +128,10 @@ def _read_npy(file: Any, name: str, size: int) -> np.ndarray:
     shape, fortran, dtype = readers[version](file)
     if dtype.kind not in "fiub":
         raise ValueError(f"{name!r} has dtype {dtype}, not numbers")
-    n_bytes = dtype.itemsize
-    for length in shape:  # integers of Python: no product overflows
-        n_bytes *= length
-    if n_bytes > size:
+    n_bytes = dtype.itemsize * prod(shape)  # integers of Python: nothing overflows
+    if n_bytes > size or any(length < 0 for length in shape):
         raise ValueError(f"{name!r} has shape {shape}, for which it is too short")
-    array = np.frombuffer(file.read(n_bytes), dtype).reshape(
-        shape, order="F" if fortran else "C"
-    )
+    array = np.frombuffer(file.read(n_bytes), dtype).reshape(shape, order="F" if fortran else "C")
     return as_array(torch.from_numpy(np.array(array, dtype=dtype.newbyteorder("="))))
 
 
@@ -168,7 +165,9 @@ def write_folder(folder: Path, names: set[str], fill: Callable[[Path], None]) ->
         If the folder cannot be written.
     """
     _check_replaceable(folder, names)
-    fresh, stale = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    fresh, stale = (
+        folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old")
+    )
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
@@ -233,19 +232,20 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     OSError
         If the file cannot be written.
     """
-    _safetensors()
+    refused = _safetensors().SafetensorError
     from safetensors.numpy import save_file
 
-    save_file({name: np.require(array, requirements="C") for name, array in arrays.items()}, path)
+    try:
+        save_file({name: np.require(a, requirements="C") for name, a in arrays.items()}, path)
+    except refused as error:  # a full disk is an error of the library, too
+        raise OSError(f"{str(path)!r} could not be written ({error}).") from error
 
 
 def _safetensors() -> Any:
     try:
         import safetensors
     except ImportError as error:
-        raise ImportError(
-            "This format needs safetensors: pip install safetensors."
-        ) from error
+        raise ImportError("This format needs safetensors: pip install safetensors.") from error
     return safetensors
 
 

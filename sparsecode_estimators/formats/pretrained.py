@@ -50,7 +50,7 @@ FORMATS = {
 def load_pretrained(
     path: str | os.PathLike, format: str = "auto", *, activation_scale: float | None = None
 ) -> SAEEncoder:
-    r"""Read an SAE that another program has trained, as a fitted :class:`~sparsecode_estimators.SAEEncoder`.
+    r"""Read an SAE that another program has trained, as a fitted estimator.
 
     Its codes make the same reconstructions. They are scaled: atoms of other programs may have
     any length, ours have length one, so a code here is theirs times the length of its atom,
@@ -179,7 +179,11 @@ def _nothing_in(path: Path, asked: Mapping[str, Format]) -> str:
         return f"{message}: it was written by save, use load."
     inside = sorted(
         {str(found.parent.relative_to(path)) for file in files for found in path.glob(f"*/{file}")}
-        | {str(found.parent.relative_to(path)) for file in files for found in path.glob(f"*/*/{file}")}
+        | {
+            str(found.parent.relative_to(path))
+            for file in files
+            for found in path.glob(f"*/*/{file}")
+        }
     )
     if inside:
         return f"{message}: it holds several, give the folder of one, as {', '.join(inside[:3])}."

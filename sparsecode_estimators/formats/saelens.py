@@ -120,12 +120,12 @@ def _read_thresholds(given: Parameters, tensors: Tensors, n_components: int) -> 
 
 def _recognise_batch_topk(given: Parameters, metadata: Mapping[str, Any]) -> None:
     """One threshold for all, with a note that it came from BatchTopK, is that again."""
-    details = metadata.get("training_architecture_details")
-    k = _mean_number(details.get("k")) if isinstance(details, dict) else None
-    name, threshold = metadata.get("training_architecture"), given.threshold
-    if k is None or threshold is None or "batchtopk" not in str(name):
+    name, details = (metadata.get(f"training_architecture{end}") for end in ("", "_details"))
+    threshold = given.threshold
+    if threshold is None or "batchtopk" not in str(name) or not isinstance(details, dict):
         return
-    if (threshold == threshold[0]).all():
+    k = _mean_number(details.get("k"))
+    if k is not None and (threshold == threshold[0]).all():
         given.activation, given.k, given.threshold = "batch_topk", k, threshold[0]
         given.prefix_sizes = _widths(details, len(threshold))
 

@@ -107,9 +107,7 @@ def saelens6():
         "gated": s.GatedSAE(s.GatedSAEConfig(**size)),
         "gated_uncentred": s.GatedSAE(s.GatedSAEConfig(**size, **uncentred)),
         "batchtopk": s.BatchTopKTrainingSAE(s.BatchTopKTrainingSAEConfig(**k_sparse)),
-        "batchtopk_for_inference": s.BatchTopKTrainingSAE(
-            s.BatchTopKTrainingSAEConfig(**k_sparse)
-        ),
+        "batchtopk_for_inference": s.BatchTopKTrainingSAE(s.BatchTopKTrainingSAEConfig(**k_sparse)),
         "batchtopk_unscaled": s.BatchTopKTrainingSAE(
             s.BatchTopKTrainingSAEConfig(**k_sparse, rescale_acts_by_decoder_norm=False)
         ),
