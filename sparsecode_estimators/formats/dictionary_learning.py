@@ -37,7 +37,7 @@ def read(weights: Path) -> Parameters:
     given = _CLASSES[name or _class_of(tensors)](tensors)
     if "k" in trainer and given.k is not None and integer(path, trainer, "k") != given.k:
         raise ValueError(
-            f"{str(path)!r}: k is {trainer['k']}, but the tensor k in {weights.name} says "
+            f"{str(path)!r}: k is {trainer['k']!r:.50}, but the tensor k in {weights.name} says "
             f"{given.k}."
         )
     given.metadata = trainer
@@ -148,8 +148,8 @@ def _matryoshka(tensors: Tensors) -> Parameters:
     sizes = tensors.vector("group_sizes", tensors.length("group_sizes"))
     if (sizes < 1).any() or sizes.sum() != len(given.encoder_bias):
         raise ValueError(
-            f"{str(tensors.path)!r}: group_sizes is {sizes.tolist()}, but must be positive, with "
-            f"the sum {len(given.encoder_bias)}."
+            f"{str(tensors.path)!r}: group_sizes is {sizes.tolist()!r:.100}, but must be "
+            f"positive, with the sum {len(given.encoder_bias)}."
         )
     given.prefix_sizes = [int(n) for n in np.cumsum(sizes)]
     return given

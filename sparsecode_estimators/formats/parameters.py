@@ -68,6 +68,7 @@ class Parameters:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+@np.errstate(all="ignore")  # what is too large is found at the end
 def to_estimator(given: Parameters, activation_scale: float) -> SAEEncoder:
     r"""The fitted SAE that makes the same reconstructions.
 
@@ -87,6 +88,11 @@ def to_estimator(given: Parameters, activation_scale: float) -> SAEEncoder:
     SAEEncoder
         With ``code_scale_``, what their codes are multiplied with to become ours, and
         ``metadata_``.
+
+    Raises
+    ------
+    ValueError
+        If the numbers are too large to be multiplied.
     """
     encoder = given.encoder * activation_scale
     atoms = given.decoder / activation_scale
@@ -110,7 +116,18 @@ def to_estimator(given: Parameters, activation_scale: float) -> SAEEncoder:
     )
     sae.code_scale_ = code_scale
     sae.metadata_ = given.metadata
+    _check_finite(sae)
     return sae
+
+
+def _check_finite(sae: SAEEncoder) -> None:
+    for value in vars(sae).values():
+        for array in value if isinstance(value, list) else [value]:
+            if isinstance(array, np.ndarray) and not np.isfinite(array).all():
+                raise ValueError(
+                    "The numbers in the files are finite, but so large or small that the lengths "
+                    "of atoms cannot be folded into the encoder: these are no weights of an SAE."
+                )
 
 
 def _threshold(given: Parameters, code_scale: np.ndarray) -> np.ndarray | None:
@@ -192,14 +209,14 @@ class Tensors:
         left = sorted(self._arrays)
         if left:
             raise ValueError(
-                f"{str(self.path)!r}: tensors {left[:5]} do not belong to an SAE of this kind, "
+                f"{str(self.path)!r}: tensors {left!r:.300} do not belong to an SAE of this kind, "
                 "and what they stand for is not known here."
             )
 
     def _peek(self, name: str) -> np.ndarray:
         if name not in self._arrays:
             raise ValueError(
-                f"{str(self.path)!r}: there is no tensor {name!r}, only {self._names[:12]}."
+                f"{str(self.path)!r}: there is no tensor {name!r}, only {self._names!r:.300}."
             )
         return self._arrays[name]
 
@@ -226,7 +243,8 @@ def integer(path: Path, where: Mapping[str, Any], name: str, *, least: int = 1) 
     value = where.get(name)
     if type(value) is not int or value < least:
         raise ValueError(
-            f"{str(path)!r}: {name} is {value!r}, but must be an integer that is at least {least}."
+            f"{str(path)!r}: {name} is {value!r:.50}, but must be an integer that is at least "
+            f"{least}."
         )
     return value
 

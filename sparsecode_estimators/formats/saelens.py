@@ -57,7 +57,8 @@ def read(weights: Path) -> Parameters:
     for name, size in (("d_in", n_features), ("d_sae", n_components)):
         if name in config and integer(path, config, name) != size:
             raise ValueError(
-                f"{str(path)!r}: {name} is {config[name]}, but the vectors in {WEIGHTS} say {size}."
+                f"{str(path)!r}: {name} is {config[name]!r:.50}, but the vectors in {WEIGHTS} say "
+                f"{size}."
             )
     given = Parameters(
         encoder=tensors.matrix("W_enc", n_features, n_components),

@@ -36,8 +36,8 @@ def read(weights: Path) -> Parameters:
     n_components, n_features = tensors.length("encoder.bias"), tensors.length("b_dec")
     if integer(path, config, "d_in") != n_features:
         raise ValueError(
-            f"{str(path)!r}: d_in is {config['d_in']}, but b_dec in {WEIGHTS} has {n_features} "
-            "entries."
+            f"{str(path)!r}: d_in is {config['d_in']!r:.50}, but b_dec in {WEIGHTS} has "
+            f"{n_features} entries."
         )
     given = Parameters(
         encoder=tensors.matrix("encoder.weight", n_components, n_features).T,
