@@ -63,10 +63,10 @@ print("code_scale_:", sae.code_scale_.min(), "to", sae.code_scale_.max())
 # one at which the refined codes have as many active latents as those of the SAE, by bisection on
 # some training rows.
 
-some = X_train[::20]
+some = X_train[::10]
 target = l0(sae.transform(some))
 low, high = 1e-2, float(np.abs(X_train).max())
-for _ in range(16):
+for _ in range(12):
     alpha = (low * high) ** 0.5
     ito = ITORefiner(FrozenEstimator(sae), alpha=alpha).fit(X_train)
     low, high = (alpha, high) if l0(ito.transform(some)) > target else (low, alpha)
@@ -102,12 +102,13 @@ before, after = map(unexplained, codes.values())
 print(f"{(after < before).mean():.1%} of the tokens are explained better")
 
 fig, ax = plt.subplots(figsize=(5, 5), layout="constrained")
-ax.plot([0, 1], [0, 1], color="0.5", lw=1)
+most = 1.02 * max(before.max(), after.max())
+ax.plot([0, most], [0, most], color="0.5", lw=1)
 ax.plot(before, after, ".", color="#0072B2", ms=3, alpha=0.3)
-ax.annotate("equal", (0.32, 0.32), (-6, 6), textcoords="offset points", ha="right", color="0.4")
+ax.annotate("equal", (0.8 * most, 0.8 * most), (-8, 0), textcoords="offset points", ha="right", color="0.4")
 ax.set(
-    xlim=(0, 1),
-    ylim=(0, 1),
+    xlim=(0, most),
+    ylim=(0, most),
     aspect="equal",
     xlabel="unexplained, codes of the SAE",
     ylabel="unexplained, codes refined by ITO",
