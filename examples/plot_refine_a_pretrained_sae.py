@@ -61,9 +61,9 @@ print("code_scale_:", sae.code_scale_.min(), "to", sae.code_scale_.max())
 # A refiner around a frozen SAE takes over its dictionary and its offset, starts from its codes
 # and solves for better ones. It needs ``alpha``, of which the files say nothing. We look for the
 # one at which the refined codes have as many active latents as those of the SAE, by bisection on
-# some training rows.
+# some of the held-out rows.
 
-some = X_train[::10]
+some = X_test[::4]
 target = l0(sae.transform(some))
 low, high = 1e-2, float(np.abs(X_train).max())
 for _ in range(12):
@@ -105,7 +105,9 @@ fig, ax = plt.subplots(figsize=(5, 5), layout="constrained")
 most = 1.02 * max(before.max(), after.max())
 ax.plot([0, most], [0, most], color="0.5", lw=1)
 ax.plot(before, after, ".", color="#0072B2", ms=3, alpha=0.3)
-ax.annotate("equal", (0.8 * most, 0.8 * most), (-8, 0), textcoords="offset points", ha="right", color="0.4")
+ax.annotate(
+    "equal", (0.8 * most, 0.8 * most), (-8, 0), textcoords="offset points", ha="right", color="0.4"
+)
 ax.set(
     xlim=(0, most),
     ylim=(0, most),

@@ -235,6 +235,31 @@ def test_compressed_pickles(tmp_path):
     refuse(folder, "compressed")
 
 
+@pytest.mark.parametrize("kind", [b"\x86", b"l"])
+@pytest.mark.parametrize("use", ["key", "storage"])
+def test_pickles_that_repeat_themselves_without_end(kind, use, tmp_path):
+    """Two to the power of 60 entries: hashing or printing them would not end."""
+    folder = torch_file(tmp_path / "dl", state())
+    with zipfile.ZipFile(folder / "ae.pt") as archive:
+        parts = {part.filename: archive.read(part) for part in archive.infolist()}
+    pickled = b"\x80\x02}K\x01\x85q\x00"
+    for i in range(60):
+        get, put = b"h" + bytes([i]), b"q" + bytes([i + 1])
+        pickled += b"0(" + get + get + b"l" + put if kind == b"l" else get + b"\x86" + put
+    pickled += b"Q." if use == "storage" else b"K\x01s."
+    with zipfile.ZipFile(folder / "ae.pt", "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+    refuse(folder, "repeats more than names")
+
+
+def test_parts_of_the_same_name(tmp_path):
+    folder = torch_file(tmp_path / "dl", state())
+    with zipfile.ZipFile(folder / "ae.pt", "a") as archive, pytest.warns(match="Duplicate name"):
+        archive.writestr("ae/data.pkl", b"other")
+    refuse(folder, "same name")
+
+
 def test_archives_that_unpack_to_far_more(tmp_path):
     (tmp_path / "gemma").mkdir()
     before = peak_megabytes()

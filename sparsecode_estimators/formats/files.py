@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickletools
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor
 _LONGEST_JSON = 2**24
 _COMPRESSION = 16  # weights hardly compress: an archive that claims more is no archive of weights
 _SLACK = 2**20
+_NAMES = ("GLOBAL", "STACK_GLOBAL", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -74,9 +76,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     size = path.stat().st_size
     with _only_value_errors(path, "a state dict of torch"):
         with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-            raise ValueError("its parts are compressed, as torch.save never leaves them")
+            _check_parts(archive)
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}, not a dict of tensors")
@@ -89,6 +89,34 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             if tensor.numel() * tensor.element_size() > size:
                 raise ValueError(f"{name!r} is larger than the file")
         return {name: as_array(tensor) for name, tensor in state.items()}
+
+
+def _check_parts(archive: zipfile.ZipFile) -> None:
+    """Refuse what ``torch.save`` never writes, and reading might never end for.
+
+    A pickle can build an object that holds itself many times over, in a few bytes: to hash or to
+    print it takes for ever. A state dict repeats nothing but names.
+    """
+    parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError("its parts are compressed, as torch.save never leaves them")
+    if len({part.filename for part in parts}) < len(parts):
+        raise ValueError("two of its parts have the same name")
+    for part in parts:
+        if part.filename.endswith(".pkl"):
+            _check_repeats(archive.read(part))
+
+
+def _check_repeats(pickled: bytes) -> None:
+    kinds: dict[Any, str] = {}  # of what is remembered
+    last = ""
+    for code, argument, _ in pickletools.genops(pickled):
+        if "PUT" in code.name or code.name == "MEMOIZE":
+            kinds[len(kinds) if code.name == "MEMOIZE" else argument] = last
+            continue
+        if code.name == "DUP" or ("GET" in code.name and kinds.get(argument) not in _NAMES):
+            raise ValueError("it repeats more than names, as no state dict does")
+        last = code.name
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

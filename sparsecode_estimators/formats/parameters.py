@@ -94,20 +94,19 @@ def to_estimator(given: Parameters, activation_scale: float) -> SAEEncoder:
     ValueError
         If the numbers are too large to be multiplied.
     """
-    encoder = given.encoder * activation_scale
-    atoms = given.decoder / activation_scale
-    offset = given.decoder_bias / activation_scale
-    bias = given.encoder_bias if given.centred else given.encoder_bias + offset @ encoder
-    lengths = np.linalg.norm(atoms, axis=1)
+    lengths = np.linalg.norm(given.decoder, axis=1) / activation_scale
     gain = np.where(lengths > 0, lengths, 0 if given.scaled else 1)
     if given.activation in K_SPARSE and not given.scaled:
         gain = np.full_like(gain, np.sqrt(np.mean(gain**2)))
     code_scale = np.full_like(gain, 1 / activation_scale) if given.scaled else gain
+    bias = given.encoder_bias
+    if not given.centred:
+        bias = bias + given.decoder_bias @ given.encoder
     sae = sae_from_parameters(
-        encoder=encoder * gain,
+        encoder=given.encoder * (gain * activation_scale),
         encoder_bias=bias * gain,
-        dictionary=atoms / np.where(gain > 0, gain, 1)[:, None],
-        offset=offset,
+        dictionary=given.decoder / (np.where(gain > 0, gain, 1) * activation_scale)[:, None],
+        offset=given.decoder_bias / activation_scale,
         activation=given.activation,
         n_nonzero_coefs=given.k,
         prefix_sizes=given.prefix_sizes,
