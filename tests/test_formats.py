@@ -134,6 +134,14 @@ def test_tensors_paths_and_devices_among_the_parameters(tmp_path):
     np.testing.assert_array_equal(again.transform(X), sae.transform(X))
 
 
+def test_callbacks_stay_behind(tmp_path):
+    callback = pytest.importorskip("sklearn.callback")
+    sae = SAEEncoder(16, max_iter=3, random_state=0)
+    sae.set_callbacks(callback.ProgressBar()).fit(X)
+    save(sae, tmp_path / "sae")
+    np.testing.assert_array_equal(load(tmp_path / "sae").transform(X), sae.transform(X))
+
+
 def test_versions_are_on_record(tmp_path):
     save(SAEEncoder(16, max_iter=1).fit(X), tmp_path / "sae")
     config = json.loads((tmp_path / "sae" / "estimator.json").read_text())

@@ -139,6 +139,12 @@ def test_half_precision_becomes_float32_and_double_stays(tmp_path):
         assert sae.transform(theirs.X.astype(expected)).dtype == expected
 
 
+def test_only_codes_with_a_number_are_rescaled(tmp_path):
+    theirs = Foreign(7)
+    sae = load_pretrained(theirs.saelens(tmp_path, "relu", rescale_acts_by_decoder_norm=True))
+    assert_same(sae, theirs.X, theirs.codes("relu"), theirs.reconstruction("relu"))
+
+
 def test_silent_atoms_stay_as_they_are(tmp_path):
     theirs = Foreign(8)
     theirs.D[3] = 0
@@ -380,6 +386,9 @@ def test_wrong_parameters(tmp_path):
     sae, X = fitted("relu")
     with pytest.raises(ValueError, match="format='sparsify' cannot be written"):
         export(sae, tmp_path / "new", format="sparsify")
+    for value, error in ((object(), TypeError), (float("nan"), ValueError)):
+        with pytest.raises(error, match="JSON"):
+            export(sae, tmp_path / "new", metadata={"model_name": value})
     for other in (MLPEncoder(16, max_iter=1).fit(X), ITORefiner(sae).fit(X)):
         with pytest.raises(TypeError, match="only an SAEEncoder"):
             export(other, tmp_path / "new")

@@ -238,7 +238,7 @@ def export(
         If it is another estimator: SAELens has no room for others than SAEs. Of an ITORefiner
         export ``estimator_``, the encoder inside. Or if `metadata` is not JSON.
     ValueError
-        If `format` is unknown.
+        If `format` is unknown, or NaN or infinity are among the metadata.
     FileExistsError
         If `path` is a file, or a folder with other files in it.
     OSError

@@ -29,6 +29,7 @@ _ACTIVATIONS = {
     "batchtopk": "batch_topk",
     "matryoshka_batchtopk": "batch_topk",
 }
+_SCALED = "rescale_acts_by_decoder_norm"  # which architectures without a k do not look at
 _FINETUNED = ("scaling_factor", "finetuning_scaling_factor")
 _ABOUT_THE_MODEL = (
     "model_name", "hook_name", "hook_point", "hook_layer", "hook_point_layer", "hook_head_index",
@@ -68,7 +69,7 @@ def read(weights: Path) -> Parameters:
         centred=flag(path, config, "apply_b_dec_to_input", default=True),
         activation=_ACTIVATIONS[architecture],
         k=k,
-        scaled=flag(path, config, "rescale_acts_by_decoder_norm", default=False),
+        scaled=k is not None and flag(path, config, _SCALED, default=False),
         normalised=_normalised(path, config),
         metadata=metadata or {key: config[key] for key in _ABOUT_THE_MODEL if key in config},
     )
@@ -194,7 +195,7 @@ def write(folder: Path, sae: SAEEncoder, metadata: Mapping[str, Any]) -> None:
         tensors["b_enc"] = c
     if sae.activation in ("topk", "abs_topk"):
         config["k"] = min(sae._sparsity() or 1, sae.n_components_)
-        config["rescale_acts_by_decoder_norm"] = False
+        config[_SCALED] = False
     if sae.activation == "jumprelu":
         tensors["threshold"] = sae.threshold_
     if sae.activation == "batch_topk":
