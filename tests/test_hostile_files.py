@@ -221,7 +221,11 @@ def test_what_is_no_state_dict(tmp_path):
 def test_tensors_that_claim_to_be_huge(tmp_path):
     view = torch.zeros(1).expand(10**11)
     before = peak_megabytes()
-    refuse(torch_file(tmp_path / "dl", state(bias=view)), "'bias' is larger than the file")
+    refuse(torch_file(tmp_path / "dl", state(bias=view)), "'bias' its tensors are larger")
+    matrix = torch.zeros(1000, 1000).T
+    many = {f"view {i}": matrix for i in range(100)}
+    content = {name: view.view_as(view) for name, view in many.items()}
+    refuse(torch_file(tmp_path / "dl", content), "its tensors are larger than the file")
     assert peak_megabytes() - before < MEGABYTES
 
 
@@ -288,6 +292,21 @@ def test_deep_json(tmp_path):
         refuse(folder)
     (folder / "cfg.json").write_bytes(b"{}" + b" " * 2**24)
     refuse(folder, "it is something else")
+
+
+def test_files_that_never_end(tmp_path):
+    folder = Foreign(0).saelens(tmp_path / "sae", "relu")
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        kept = (folder / name).read_bytes()
+        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+            (folder / name).unlink()
+            make(folder / name)
+            with pytest.raises(FileNotFoundError):
+                load_pretrained(folder)
+        with pytest.raises(FileNotFoundError, match="no file"):
+            load_pretrained(folder / name, format="gemma_scope")
+        (folder / name).unlink()
+        (folder / name).write_bytes(kept)
 
 
 def test_descriptions_with_code_in_them_are_text(tmp_path):

@@ -33,9 +33,10 @@ def read_json(path: Path) -> dict[str, Any]:
     OSError
         If it cannot be read.
     """
-    if path.stat().st_size > _LONGEST_JSON:
+    size = _size(path)
+    if size > _LONGEST_JSON:
         raise ValueError(
-            f"{str(path)!r} has {path.stat().st_size} bytes, and a description of an SAE has at "
+            f"{str(path)!r} has {size} bytes, and a description of an SAE has at "
             f"most {_LONGEST_JSON}: it is something else."
         )
     with _only_value_errors(path, "JSON"):
@@ -58,7 +59,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         If it cannot be read.
     """
     safe_open = _safetensors().safe_open
-    path.open("rb").close()  # the library's own errors do not say which file
+    _size(path)
     with _only_value_errors(path, "safetensors"), safe_open(path, framework="pt") as file:
         return {name: as_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
 
@@ -73,7 +74,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     OSError
         If it cannot be read.
     """
-    size = path.stat().st_size
+    left = _size(path)
     with _only_value_errors(path, "a state dict of torch"):
         with zipfile.ZipFile(path) as archive:
             _check_parts(archive)
@@ -85,9 +86,10 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{name!r} is a {type(tensor).__name__}, not a tensor")
             if tensor.layout != torch.strided or tensor.device.type != "cpu":
                 raise ValueError(f"{name!r} is no plain tensor")
-            # a tensor may claim to be larger than what it is a view of
-            if tensor.numel() * tensor.element_size() > size:
-                raise ValueError(f"{name!r} is larger than the file")
+            # a tensor may claim to be larger than what it is a view of, and there may be many
+            left -= tensor.numel() * tensor.element_size()
+            if left < 0:
+                raise ValueError(f"up to {name!r:.80} its tensors are larger than the file")
         return {name: as_array(tensor) for name, tensor in state.items()}
 
 
@@ -130,7 +132,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     OSError
         If it cannot be read.
     """
-    limit = _COMPRESSION * path.stat().st_size + _SLACK
+    limit = _COMPRESSION * _size(path) + _SLACK
     with _only_value_errors(path, "npz"), zipfile.ZipFile(path) as archive:
         if sum(part.file_size for part in archive.infolist()) > limit:
             raise ValueError(f"unpacked it would have more than {limit} bytes")
@@ -275,6 +277,15 @@ def _safetensors() -> Any:
     except ImportError as error:
         raise ImportError("This format needs safetensors: pip install safetensors.") from error
     return safetensors
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file that is there, and no pipe or device, which might never end."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{str(path)!r} is missing, or no file: the parts of an SAE belong into one folder."
+        )
+    return path.stat().st_size
 
 
 def _refuse(constant: str) -> None:

@@ -30,15 +30,23 @@ class Format:
         Of a single file that has another name.
     read : callable
         From the path of the weights to parameters.
+    write : callable or None
+        Called with a new folder, an SAE and what is known of the model.
+    written : tuple of str
+        Names of the files that ``write`` makes.
     """
 
     files: tuple[str, ...]
     endings: tuple[str, ...]
     read: Callable[[Path], Parameters]
+    write: Callable[[Path, SAEEncoder, Mapping[str, Any]], None] | None = None
+    written: tuple[str, ...] = ()
 
 
 FORMATS = {
-    "saelens": Format((saelens.WEIGHTS,), (), saelens.read),
+    "saelens": Format(
+        (saelens.WEIGHTS,), (), saelens.read, saelens.write, (saelens.WEIGHTS, saelens.CONFIG)
+    ),
     "sparsify": Format((sparsify.WEIGHTS,), (), sparsify.read),
     "dictionary_learning": Format(
         dictionary_learning.WEIGHTS, (".pt", ".safetensors"), dictionary_learning.read
@@ -254,8 +262,11 @@ def export(
     --------
     See :func:`load_pretrained`.
     """
-    if format != "saelens":
-        raise ValueError(f"format={format!r} cannot be written: choose 'saelens'.")
+    writers = {name: row.write for name, row in FORMATS.items() if row.write is not None}
+    if format not in writers:
+        raise ValueError(
+            f"format={format!r} cannot be written: choose {', '.join(map(repr, writers))}."
+        )
     inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
     if not isinstance(inner, SAEEncoder):
         raise TypeError(
@@ -264,6 +275,5 @@ def export(
         )
     check_is_fitted(inner)
     about = getattr(inner, "metadata_", {}) if metadata is None else metadata
-    write_folder(
-        Path(path), {saelens.WEIGHTS, saelens.CONFIG}, lambda new: saelens.write(new, inner, about)
-    )
+    names = set(FORMATS[format].written)
+    write_folder(Path(path), names, lambda folder: writers[format](folder, inner, about))
