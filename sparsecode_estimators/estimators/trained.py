@@ -223,10 +223,8 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         scale = self._scale
         if scale is None:
             centred = work.sample(SAMPLE_ROWS) - model.offset.detach()
-            scale, alpha = (
-                _spread(centred),
-                self._measured_alpha(centred, model.dictionary.detach()),
-            )
+            scale = _spread(centred)
+            alpha = self._measured_alpha(centred, model.dictionary.detach())
         else:
             alpha = self.alpha_ if self.alpha == "auto" else float(self.alpha)
         model.rescale_(1 / scale)

@@ -91,6 +91,7 @@ def load_pretrained(
     SAEEncoder
         Fitted, with two attributes more: ``code_scale_``, ndarray of shape (n_components_,),
         see above; and ``metadata_``, a dict of what the files say of the model and the training.
+        Both are about what was loaded, whatever ``fit`` does later.
         It has no ``alpha_`` until it is trained further, as no file tells one for our objective:
         give ``alpha`` where it is needed. To train it further set ``warm_start=True``, or use
         ``partial_fit``; the learned atoms then have unit length.
@@ -185,14 +186,9 @@ def _nothing_in(path: Path, asked: Mapping[str, Format]) -> str:
     message = f"path={str(path)!r} has no weights of an SAE in it, none of {', '.join(files)}"
     if (path / native.CONFIG).exists():
         return f"{message}: it was written by save, use load."
-    inside = sorted(
-        {str(found.parent.relative_to(path)) for file in files for found in path.glob(f"*/{file}")}
-        | {
-            str(found.parent.relative_to(path))
-            for file in files
-            for found in path.glob(f"*/*/{file}")
-        }
-    )
+    patterns = [f"{depth}/{file}" for depth in ("*", "*/*") for file in files]
+    found = {file.parent for pattern in patterns for file in path.glob(pattern)}
+    inside = sorted(str(folder.relative_to(path)) for folder in found)
     if inside:
         return f"{message}: it holds several, give the folder of one, as {', '.join(inside[:3])}."
     return f"{message}: give the folder of one SAE, or the file and its format."
@@ -207,7 +203,7 @@ def _about_scale(weights: Path, normalised: str) -> str:
         )
     return (
         f"{str(weights)!r}: the SAE needs rows that were normalised before "
-        f"(normalize_activations={normalised!r}), which is no part of a linear encoder: normalise "
+        f"(normalize_activations={normalised!r:.50}), which is no part of a linear encoder: normalise "
         "them yourself, and say so by activation_scale=1.0."
     )
 
