@@ -203,8 +203,8 @@ def _about_scale(weights: Path, normalised: str) -> str:
         )
     return (
         f"{str(weights)!r}: the SAE needs rows that were normalised before "
-        f"(normalize_activations={normalised!r:.50}), which is no part of a linear encoder: normalise "
-        "them yourself, and say so by activation_scale=1.0."
+        f"(normalize_activations={normalised!r:.50}), which is no part of a linear encoder: "
+        "normalise them yourself, and say so by activation_scale=1.0."
     )
 
 
