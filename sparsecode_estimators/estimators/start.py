@@ -96,9 +96,7 @@ def begin(
         D = D if estimator.dictionary is not None else unit(D)
     else:
         D = initial_dictionary(centred, n_components or 8 * whole.shape[1], generator)
-    alpha = estimator.alpha
-    if alpha == "auto":
-        alpha = auto_alpha(centred, D, estimator._alpha_fraction(), positive=True)
+    alpha = measured_alpha(estimator, centred, D)
     inputs, input_scale = None, scale
     if targets:
         inputs, input_scale = _inputs(estimator, x, centred / scale, D)
@@ -107,7 +105,7 @@ def begin(
         silent_for=torch.zeros(len(D), dtype=torch.int64, device=D.device),
         scale=scale,
         input_scale=input_scale,
-        alpha=float(alpha),
+        alpha=alpha,
     )
 
 
@@ -115,8 +113,20 @@ def _centred(x: Tensor, *, learns_offset: bool) -> tuple[Tensor, Tensor, float]:
     """Rows less their offset, the offset, and the root mean square of what is left."""
     offset = x.mean(0) if learns_offset else x.new_zeros(x.shape[1])
     centred = x - offset
+    return centred, offset, spread(centred)
+
+
+def spread(centred: Tensor) -> float:
+    """Root mean square of all entries; 1 if all are zero."""
     length = torch.linalg.vector_norm(centred, dtype=torch.float64).item()
-    return centred, offset, length / centred.numel() ** 0.5 or 1.0
+    return length / centred.numel() ** 0.5 or 1.0
+
+
+def measured_alpha(estimator: Any, centred: Tensor, D: Tensor) -> float:
+    """The estimator's alpha; "auto": that of these rows and atoms."""
+    if estimator.alpha == "auto":
+        return auto_alpha(centred, D, estimator._alpha_fraction(), positive=True)
+    return float(estimator.alpha)
 
 
 def _inputs(estimator: Any, x: Tensor, targets: Tensor, D: Tensor) -> tuple[Inputs, float]:

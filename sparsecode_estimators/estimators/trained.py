@@ -30,11 +30,11 @@ from .attributes import (
     store_activation,
     store_inputs,
 )
-from .base import Encode, make_generator
+from .base import SAMPLE_ROWS, Encode, make_generator
 from .callbacks import CallbackSupportMixin, Watch
 from .parameters import TrainingParameters
 from .sources import Sources, read_sources
-from .start import Trainee, begin, read_dictionaries
+from .start import Trainee, begin, measured_alpha, read_dictionaries, spread
 from .validation import _fit_context
 
 T = TypeVar("T")
@@ -84,6 +84,8 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
 
     # Whether codes depend on the dictionary: then it cannot be found after training.
     _encodes_by_dictionary: ClassVar[bool] = False
+
+    _scale: float | None  # None: the parameters are from elsewhere, and have seen no rows
 
     def _hidden(self) -> Sequence[int]:
         """Widths of the hidden layers."""
@@ -220,15 +222,25 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         if known is not None:
             model.dictionary.data = to_tensor(known, work.rows)
             model.refresh_()
-        input_scale = self._scale if work.targets is None else self._input_scale
-        model.rescale_(1 / self._scale, 1 / input_scale)
+        scale, input_scale, alpha = self._units(work, model)
+        model.rescale_(1 / scale, 1 / input_scale)
         return Trainee(
             model=model,
             silent_for=torch.tensor(self._silent_for, device=work.rows.device),
-            scale=self._scale,
+            scale=scale,
             input_scale=input_scale,
-            alpha=self.alpha_ if self.alpha == "auto" else float(self.alpha),
+            alpha=alpha,
         )
+
+    def _units(self, work: Sources, model: SparseAutoencoder) -> tuple[float, float, float]:
+        """Scales of what is reconstructed and of X, and alpha; measured if no fit has done so."""
+        scale = self._scale
+        if scale is None:  # parameters from elsewhere
+            centred = work.whole.sample(SAMPLE_ROWS) - model.offset.detach()
+            scale = spread(centred)
+            return scale, scale, measured_alpha(self, centred, model.dictionary.detach())
+        alpha = self.alpha_ if self.alpha == "auto" else float(self.alpha)
+        return scale, getattr(self, "_input_scale", scale), alpha
 
     def _check_targets(self, work: Sources) -> None:
         """What is reconstructed must be what it was in the last fit."""
