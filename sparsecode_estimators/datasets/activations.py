@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
+from .checks import check_choice, check_integer
 from .documents import read_documents
 from .extraction import Extractor, Memory, ahead
 from .extraction_store import Stores, Target
 from .hooks import HOOKS
-from .language_models import (
-    check_config,
-    check_precision,
-    name_of,
-    read_config,
-    resolve_device,
-    resolve_tokenizer,
-    vocabulary_size,
-)
+from .language_models import name_of, resolve_tokenizer
+from .preparation import prepare
 from .store import ActivationStore
 from .store_rows import TORCH
-from .windows import Cutter, Windows, decode_each
+from .windows import Windows, decode_each
 
 TINY_GPT2 = Path(__file__).parent / "tiny_gpt2"
 
@@ -217,36 +211,33 @@ def load_activations(
     """
     is_single = not isinstance(layer, (list, tuple)) and not isinstance(hook, (list, tuple))
     where = _layers_and_hooks(layer, hook)
-    _check_choice("dtype", dtype, tuple(TORCH))
-    _check_choice("long_texts", long_texts, ("split", "cut"))
-    _check_integer("batch_size", batch_size, 1)
-    _check_integer("look_ahead", look_ahead, 1)
-    _check_integer("context_length", context_length, 1)
-    _check_integer("overlap", overlap, 0)
+    check_choice("dtype", dtype, tuple(TORCH))
+    check_choice("long_texts", long_texts, ("split", "cut"))
+    check_integer("batch_size", batch_size, 1)
+    check_integer("look_ahead", look_ahead, 1)
+    check_integer("context_length", context_length, 1)
+    check_integer("overlap", overlap, 0)
     _check_max_norm(max_norm)
     if overlap and long_texts == "cut":
         raise ValueError(f"overlap={overlap} is for long_texts='split'; leave it 0.")
     _check_output(dtype, store, rows_per_shard, is_single)
-    check_precision(precision, model)
-    place = resolve_device(device, model)
-    config = read_config(model)
-    check_config(config, [layer for layer, _ in where], context_length)
-    reader = resolve_tokenizer(tokenizer, model)
-    cutter = Cutter(
-        reader,
+    prepared = prepare(
+        model,
+        tokenizer,
+        [layer for layer, _ in where],
+        device=device,
+        precision=precision,
         context_length=context_length,
         long_texts=long_texts,
         overlap=overlap,
         drop_first=drop_first,
-        vocab_size=vocabulary_size(config),
     )
-
     documents = read_documents(texts, text_column)
-    blocks = cutter.blocks(documents, look_ahead * batch_size)
+    blocks = prepared.cutter.blocks(documents, look_ahead * batch_size)
     extractor = Extractor(
         model=model,
         where=where,
-        device=place,
+        device=prepared.device,
         precision=precision,
         dtype=TORCH[dtype],
         batch_size=batch_size,
@@ -254,11 +245,11 @@ def load_activations(
         verbose=verbose,
     )
     if store is None:
-        found = _in_memory(extractor, blocks, reader)
+        found = _in_memory(extractor, blocks, prepared.tokenizer)
     else:
         settings = {
             "model": name_of(model),
-            "tokenizer": name_of(reader),
+            "tokenizer": name_of(prepared.tokenizer),
             "context_length": int(context_length),
             "long_texts": long_texts,
             "overlap": int(overlap),
@@ -406,25 +397,13 @@ def _layers_and_hooks(layer: Any, hook: Any) -> list[tuple[int, str]]:
     layers = list(layer) if isinstance(layer, (list, tuple)) else [layer]
     hooks = list(hook) if isinstance(hook, (list, tuple)) else [hook]
     for one in layers:
-        _check_integer("layer", one, 0)
+        check_integer("layer", one, 0)
     for one in hooks:
-        _check_choice("hook", one, HOOKS)
+        check_choice("hook", one, HOOKS)
     for name, values in (("layer", layers), ("hook", hooks)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}={values!r} must name one or more, each once.")
     return [(int(one), other) for one in layers for other in hooks]
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {list(choices)}.")
-
-
-def _check_integer(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}.")
-    if value < low:
-        raise ValueError(f"{name}={value} must be at least {low}.")
 
 
 def _check_max_norm(max_norm: Any) -> None:
@@ -451,7 +430,7 @@ def _check_output(dtype: str, store: Any, rows_per_shard: Any, is_single: bool) 
             )
         return
     if rows_per_shard is not None:
-        _check_integer("rows_per_shard", rows_per_shard, 1)
+        check_integer("rows_per_shard", rows_per_shard, 1)
     if isinstance(store, ActivationStore):
         if not is_single:
             raise ValueError(
