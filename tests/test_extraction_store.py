@@ -329,6 +329,10 @@ def test_what_is_there_is_something_else(tmp_path):
         writer.append(np.zeros((5, 160), np.float32))
     with pytest.raises(ValueError, match=r"has 5 rows that load_activations did not write"):
         run(store=store)
+    for entry in (3, {}, {"progress": 3}, {"progress": {"at": 1}}):
+        damaged = ActivationStore.create(tmp_path / str(entry), 160, metadata={"extraction": entry})
+        with pytest.raises(ValueError, match=r"metadata of store=.* do not say how far it is"):
+            run(store=damaged)
     other = ActivationStore.create(tmp_path / "narrow", 16)
     with pytest.raises(ValueError, match="n_features=16"):
         run(store=other)

@@ -101,14 +101,14 @@ class Extractor:
             return
         network = resolve_model(self.model, self.device, self.precision)
         sites = find_sites(network, self.where)
-        progress = Progress(n_rows, self.verbose)
+        progress = ProgressLines(n_rows, self.verbose)
         with evaluating(network):
             for windows in chain([first], blocks):
                 batches = self._batches(network, sites, windows)
                 sink.append(self._block(windows, batches, sink, progress))
 
     def _block(
-        self, windows: Windows, batches: Iterator["_Batch"], sink: Sink, progress: "Progress"
+        self, windows: Windows, batches: Iterator["_Batch"], sink: Sink, progress: "ProgressLines"
     ) -> Block:
         """Put the rows of all batches where they belong."""
         columns = windows.columns()
@@ -253,7 +253,7 @@ class Memory:
         return Columns(*map(np.concatenate, zip(*self._columns, strict=True)))
 
 
-class Progress:
+class ProgressLines:
     """Prints lines, if asked to: each tenth, or now and then where the end is not known."""
 
     def __init__(self, total: int | None, verbose: int) -> None:

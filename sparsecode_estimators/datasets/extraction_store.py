@@ -93,7 +93,13 @@ class Target:
                 "write; choose another one."
             )
         if kept is not None:
-            self.progress = Progress(**kept.pop("progress"))
+            try:
+                self.progress = Progress(**kept.pop("progress"))
+            except (TypeError, KeyError, AttributeError) as error:
+                raise ValueError(
+                    f"the metadata of store={str(self.path)!r} do not say how far it is "
+                    f"({error}); choose another store."
+                ) from error
             self._check_settings(kept)
         if store.stored_dtype != self.dtype:
             raise ValueError(
