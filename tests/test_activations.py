@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from sparsecode_estimators.datasets import load_activations, load_gpt2_activations
 from sparsecode_estimators.datasets.activations import TINY_GPT2
 from sparsecode_estimators.datasets.hooks import HOOKS, find_blocks
+from sparsecode_estimators.interpret import splice_scores
 
 transformers = pytest.importorskip("transformers")
 
@@ -352,9 +354,9 @@ def test_one_half_of_an_encoder_decoder(tokenizer):
 @pytest.mark.parametrize(
     ("texts", "error", "message"),
     [
-        ("one text", TypeError, r"texts must be a list of str, got one str; .* texts=\[text\]"),
+        ("one text", TypeError, r"texts must be a list of str, .* got one str; .* texts=\[text\]"),
         (b"bytes", TypeError, "got one bytes"),
-        (None, TypeError, "texts must be a list of str, got NoneType"),
+        (None, TypeError, "texts must be a list of str, .* got NoneType"),
         (["fine", 3], TypeError, r"texts\[1\] must be a str, got int"),
         ([], ValueError, "texts has 0 texts and all are empty"),
         (["", ""], ValueError, "texts has 2 texts and all are empty"),
@@ -558,3 +560,48 @@ def test_a_real_model(smollm2):
     first = activations(model, tokenizer, layer=15, drop_first=False)
     norms = np.linalg.norm(first.data, axis=1)
     assert norms[first.positions == 0].min() > 10 * np.median(norms[first.positions > 0])
+
+
+@pytest.mark.slow
+def test_a_real_model_into_stores_and_spliced(smollm2, tmp_path):
+    model, tokenizer = smollm2
+    chat = [{"role": "user", "content": "Sort it."}, {"role": "assistant", "content": "Done."}]
+    options = {
+        "model": model, "tokenizer": tokenizer, "layer": [3, 15], "hook": ["resid_pre", "mlp_out"],
+        "context_length": CONTEXT, "batch_size": 2, "look_ahead": 2, "max_norm": 10,
+    }  # fmt: skip
+    texts = [*TEXTS, chat]
+    expected = load_activations(texts, **options)
+    written = tokenizer.apply_chat_template(chat, tokenize=False)
+    ids = tokenizer(written, add_special_tokens=False)["input_ids"][1:CONTEXT]
+    of_chat = expected.token_ids[expected.document_ids == len(TEXTS)]
+    np.testing.assert_array_equal(of_chat[: len(ids)], ids)
+
+    calls = []
+
+    def stop(*_):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    handle = model.model.layers[2].register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        load_activations(texts, store=tmp_path / "s", rows_per_shard=20, **options)
+    handle.remove()
+    bunch = load_activations(texts, store=tmp_path / "s", rows_per_shard=20, **options)
+    assert bunch.n_outliers == expected.n_outliers
+    for key, store in bunch.data.items():
+        np.testing.assert_array_equal(store[:], expected.data[key])
+        np.testing.assert_array_equal(store.document_ids, expected.document_ids)
+
+    rows = expected.data[15, "resid_pre"]
+    scores = [
+        splice_scores(model, pca, TEXTS, tokenizer=tokenizer, layer=15, context_length=CONTEXT)
+        for pca in (PCA(n, random_state=0).fit(rows) for n in (4, 40, 150))
+    ]
+    assert len({score.ce_original for score in scores}) == 1
+    recovered = [score.loss_recovered for score in scores]
+    assert recovered == sorted(recovered)
+    assert recovered[-1] > 0.9
+    divergences = [score.kl_splice for score in scores]
+    assert divergences == sorted(divergences, reverse=True)

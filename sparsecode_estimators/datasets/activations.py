@@ -1,67 +1,79 @@
 """Activations of language models, one row a token."""
 
-import time
-from collections.abc import Iterable, Iterator
-from numbers import Integral
+import os
+from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
-from torch import Tensor, nn
 
-from .hooks import HOOKS, evaluating, find_blocks, hooked_module, run_until
-from .language_models import (
-    check_config,
-    input_device,
-    name_of,
-    read_config,
-    resolve_device,
-    resolve_model,
-    resolve_tokenizer,
-    vocabulary_size,
-)
-from .windows import Windows, cut_windows, decode_each
+from .checks import check_choice, check_integer
+from .documents import read_documents
+from .extraction import Extractor, Memory, ahead
+from .extraction_store import Stores, Target
+from .hooks import HOOKS
+from .language_models import name_of, resolve_tokenizer
+from .preparation import prepare
+from .store import ActivationStore
+from .store_rows import TORCH
+from .windows import Windows, decode_each
 
 TINY_GPT2 = Path(__file__).parent / "tiny_gpt2"
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def load_activations(
-    texts: Iterable[str],
+    texts: Any,
     *,
     model: Any,
-    layer: int,
-    hook: str = "resid_pre",
+    layer: int | list[int],
+    hook: str | list[str] = "resid_pre",
     tokenizer: Any = None,
+    text_column: str = "text",
     context_length: int = 128,
+    long_texts: str = "split",
+    overlap: int = 0,
     batch_size: int = 32,
+    look_ahead: int = 16,
     drop_first: bool = True,
+    max_norm: float | None = None,
     device: str = "auto",
+    precision: str = "auto",
     dtype: str = "float32",
+    store: Any = None,
+    rows_per_shard: int | None = None,
     verbose: int = 0,
 ) -> Bunch:
-    """Run texts through a language model and return what one of its layers computes.
+    """Run texts through a language model and return what some of its layers compute.
 
-    A text longer than the context is read in consecutive windows, none of it is
-    left out. The forward pass ends at the hooked layer, later ones never run.
+    The forward pass ends at the last hooked layer, later ones never run. Rows are returned as
+    arrays, or written to a store on disk: then texts are read as they are needed, so there may
+    be more of them than memory holds, and a run that is killed goes on where it was.
 
     Parameters
     ----------
-    texts : iterable of str
+    texts : iterable or path
         The documents. Empty ones contribute nothing.
+
+        - A list, or any iterable, of str.
+        - Conversations among them: a list of messages, each a dict with "role" and "content",
+          is written out by the chat template of the tokenizer.
+        - Rows of a data set, as of Hugging Face ``datasets``: mappings that hold one of these
+          under `text_column`.
+        - A ``pathlib.Path``: a file of text, which is one document; a file of JSON lines
+          (``.jsonl``), each a document or a row; or a folder of these (``.txt``, ``.md``,
+          ``.rst``, ``.jsonl``), read in the order of their names.
     model : str, path or transformers model
         The name of a model on the Hugging Face hub, the folder of a saved one,
-        or a loaded one. A name or folder is computed with in float32 (unless its
-        weights are quantised); for another precision load the model yourself. A
-        loaded model is used where it lies and as it is, with its own hooks, in
-        evaluation mode. Decoders (GPT-2, Llama, Qwen, ...) and encoders (BERT,
+        or a loaded one. A loaded model is used where it lies and as it is, with its own hooks,
+        in evaluation mode. Decoders (GPT-2, Llama, Qwen, ...) and encoders (BERT,
         ...) alike.
-    layer : int
-        Which block, from 0 to the number of layers minus 1.
-    hook : {"resid_pre", "resid_post", "attn_out", "mlp_out"}, default="resid_pre"
+    layer : int or list of int
+        Which block, from 0 to the number of layers minus 1. Of several all are taken in one
+        pass.
+    hook : str or list of str, default="resid_pre"
         What to take:
 
         - "resid_pre": the input of the block, in GPT-2 the residual stream.
@@ -70,64 +82,108 @@ def load_activations(
           has been layer-normalised.
         - "attn_out": what attention computes, before it is added to its input.
         - "mlp_out": what the perceptron computes, before it is added.
+
+        Of several all are taken, at every layer.
     tokenizer : str, path or transformers tokenizer, default=None
         None takes the one that is saved with the model.
+    text_column : str, default="text"
+        Where in a row the document is.
     context_length : int, default=128
         Tokens that the model sees at a time. Special tokens that its tokenizer
         puts around a text (``[CLS]``, ``[SEP]``, ``<s>``) are put around every
-        window and count; those at its end become rows like any other.
+        window and count; those at its end become rows like any other. A chat template brings
+        its own.
+    long_texts : {"split", "cut"}, default="split"
+        A text longer than the context is read in consecutive windows, or only its beginning is.
+    overlap : int, default=0
+        With "split": so many tokens at the end of a window are repeated as context at the
+        beginning of the next one. They do not become rows again, and nothing before the first
+        new token does.
     batch_size : int, default=32
-        Windows in a forward pass. Windows of like length go together, so there
-        is little padding. The activations do not depend on it beyond rounding.
+        Windows in a forward pass. The activations do not depend on it beyond rounding.
+    look_ahead : int, default=16
+        Windows of this many batches are sorted by length before they are put into batches, so
+        that there is little padding. The rows of two times as many are in memory before they
+        are written to a store.
     drop_first : bool, default=True
         Leave out position 0 of every window. Nothing precedes it, so models use
         it as a resting place for attention, and its activations are often a
         hundred times larger than all others and the same for every text. Where
         the tokenizer begins with a special token, it is that one which is left
         out; in GPT-2 it is a token of the text.
+    max_norm : float >= 1 or None, default=None
+        Leave out outliers: tokens whose activation, at any hook, is longer than this many times
+        the median length. The median is over the rows of `look_ahead` batches. Some models use
+        other tokens than the first as resting places; 10 leaves out those and little else.
     device : str, default="auto"
         Where to run: "cpu", "cuda", "cuda:1", ...; "auto" is CUDA where there is
         any, and where a loaded model lies.
-    dtype : {"float32", "float16"}, default="float32"
-        Of the rows returned. The model computes in its own precision.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        What the model computes in. "auto": float32 for a name or folder (unless its weights are
+        quantised), as it is for a loaded one.
+    dtype : {"float32", "float16", "bfloat16"}, default="float32"
+        Of the rows. NumPy has no bfloat16: only a store can have it, and is read as float32.
+    store : str, path, ActivationStore or None, default=None
+        Folder to write rows to, in place of returning arrays; for several layers or hooks a
+        folder of stores, such as ``layer3_resid_pre``. What is there from the same call is
+        gone on with, and returned at once if it is complete. An `ActivationStore` takes one
+        layer and hook.
+    rows_per_shard : int or None, default=None
+        Rows in a file of the store, see :meth:`ActivationStore.create`; at most so many are lost
+        by a kill, beside those of two times `look_ahead` batches.
     verbose : int, default=0
-        1 prints a line each time a tenth of the tokens is done.
+        1 prints how far it is and how fast: each time a tenth of the tokens is done, for a
+        store every ten seconds.
 
     Returns
     -------
     sklearn.utils.Bunch
         One row a token, in the order of the texts:
 
-        - ``data``: ndarray of shape (n_tokens, n_features), the activations.
+        - ``data``: ndarray of shape (n_tokens, n_features), or `ActivationStore`. If `layer` or
+          `hook` is a list, a dict of them by ``(layer, hook)``.
         - ``token_ids``: int64 ndarray of shape (n_tokens,).
         - ``tokens``: object ndarray of shape (n_tokens,), each token as text. A
           token that is a part of one character only reads as U+FFFD.
         - ``positions``: int64 ndarray of shape (n_tokens,), the place in the window.
         - ``document_ids``: int64 ndarray of shape (n_tokens,), the index into `texts`.
+        - ``n_outliers``: how many rows `max_norm` left out.
         - ``model``, ``layer``, ``hook``: where the data come from.
+
+        With `store` the columns are those of the stores (``data.token_ids`` and so on), and
+        `decode_tokens` gives the text of tokens.
 
     Raises
     ------
     TypeError
-        If `texts` is one str or holds something else than str, or `model`,
+        If `texts` is one str or holds something else than documents, or `model`,
         `tokenizer` or `layer` is of no use.
     ValueError
         If a parameter is out of its range, no token is left, the tokenizer
-        does not fit the model, or an activation is not finite (in float16: larger
-        than 65504).
+        does not fit the model, an activation is not finite (in float16: larger
+        than 65504), or the store was begun with other settings or texts.
     OSError
-        If the model or the tokenizer cannot be read or fetched.
+        If the model, the tokenizer or the texts cannot be read, or the store not be written.
+    RuntimeError
+        If another process writes to the store.
     ImportError
         If transformers is not installed.
 
     See Also
     --------
     load_gpt2_activations : The same for GPT-2, and for the small one in this package.
+    ActivationStore : Rows on disk, read like an array.
 
     Notes
     -----
-    The result takes ``n_tokens * n_features * 4`` bytes (2 in float16) and is
-    allocated once, before the second batch is run.
+    Arrays take ``n_tokens * n_features * 4`` bytes for each layer and hook (2 in float16) and
+    are allocated once, before the second batch is run.
+
+    A run into a store keeps in the store's metadata which settings it has, how many blocks of
+    `look_ahead` batches are done, and a checksum of their tokens. When it is called again it
+    reads and checks the texts up to there and computes the block that was not complete once more:
+    no document is missing and none is there twice, and on the same machine the files come to the
+    same bytes as without the interruption.
 
     Examples
     --------
@@ -139,71 +195,104 @@ def load_activations(
     True
     >>> "".join(bunch.tokens[bunch.document_ids == 1])
     'The list is empty.'
-    """
-    documents = _check_texts(texts)
-    _check_choice("hook", hook, HOOKS)
-    _check_choice("dtype", dtype, tuple(_DTYPES))
-    _check_integer("layer", layer, 0)
-    _check_integer("batch_size", batch_size, 1)
-    _check_integer("context_length", context_length, 1)
-    place = resolve_device(device, model)
-    config = read_config(model)
-    check_config(config, layer, context_length)
-    reader = resolve_tokenizer(tokenizer, model)
-    windows = cut_windows(
-        documents,
-        reader,
-        context_length=context_length,
-        drop_first=drop_first,
-        vocab_size=vocabulary_size(config),
-    )
-    token_ids = windows.row_token_ids()
 
-    network = resolve_model(model, place)
-    module = hooked_module(find_blocks(network)[layer], hook)
-    with evaluating(network):
-        batches = _run(network, module, hook, windows, batch_size)
-        progress = _Progress(len(token_ids), verbose)
-        data = _gather(batches, windows, _DTYPES[dtype], progress)
+    Two layers in one pass, to the disk:
+
+    >>> import tempfile
+    >>> place = tempfile.TemporaryDirectory()
+    >>> bunch = load_activations(
+    ...     texts, model=folder, layer=[2, 4], dtype="float16", store=place.name + "/tiny"
+    ... )
+    >>> for key, rows in bunch.data.items():
+    ...     print(key, rows.shape[1], rows.stored_dtype, len(rows) == len(rows.token_ids))
+    (2, 'resid_pre') 160 float16 True
+    (4, 'resid_pre') 160 float16 True
+    >>> place.cleanup()
+    """
+    is_single = not isinstance(layer, (list, tuple)) and not isinstance(hook, (list, tuple))
+    where = _layers_and_hooks(layer, hook)
+    check_choice("dtype", dtype, tuple(TORCH))
+    check_choice("long_texts", long_texts, ("split", "cut"))
+    check_integer("batch_size", batch_size, 1)
+    check_integer("look_ahead", look_ahead, 1)
+    check_integer("context_length", context_length, 1)
+    check_integer("overlap", overlap, 0)
+    _check_max_norm(max_norm)
+    if overlap and long_texts == "cut":
+        raise ValueError(f"overlap={overlap} is for long_texts='split'; leave it 0.")
+    _check_output(dtype, store, rows_per_shard, is_single)
+    prepared = prepare(
+        model,
+        tokenizer,
+        [layer for layer, _ in where],
+        device=device,
+        precision=precision,
+        context_length=context_length,
+        long_texts=long_texts,
+        overlap=overlap,
+        drop_first=drop_first,
+    )
+    documents = read_documents(texts, text_column)
+    blocks = prepared.cutter.blocks(documents, look_ahead * batch_size)
+    extractor = Extractor(
+        model=model,
+        where=where,
+        device=prepared.device,
+        precision=precision,
+        dtype=TORCH[dtype],
+        batch_size=batch_size,
+        max_norm=max_norm,
+        verbose=verbose,
+    )
+    if store is None:
+        found = _in_memory(extractor, blocks, prepared.tokenizer)
+    else:
+        settings = {
+            "model": name_of(model),
+            "tokenizer": name_of(prepared.tokenizer),
+            "context_length": int(context_length),
+            "long_texts": long_texts,
+            "overlap": int(overlap),
+            "batch_size": int(batch_size),
+            "look_ahead": int(look_ahead),
+            "drop_first": bool(drop_first),
+            "max_norm": None if max_norm is None else float(max_norm),
+            "max_norm_at": None if max_norm is None else [list(key) for key in where],
+            "precision": precision,
+        }
+        targets = []
+        for key in where:
+            of_store = {**settings, "layer": key[0], "hook": key[1]}
+            folder = _place(store, *key, is_single)
+            targets.append(Target(folder, of_store, dtype, rows_per_shard))
+        found = _in_stores(extractor, blocks, Stores(targets))
+    data = found.pop("data")
     return Bunch(
-        data=data,
-        token_ids=token_ids,
-        tokens=decode_each(reader, token_ids),
-        positions=windows.row_positions(),
-        document_ids=windows.row_document_ids(),
+        data=data[0] if is_single else dict(zip(where, data, strict=True)),
+        **found,
         model=name_of(model),
-        layer=int(layer),
+        layer=where[0][0] if is_single else layer,
         hook=hook,
     )
 
 
 def load_gpt2_activations(
-    texts: Iterable[str],
-    *,
-    layer: int = 9,
-    model: Any = "gpt2",
-    hook: str = "resid_pre",
-    tokenizer: Any = None,
-    context_length: int = 128,
-    batch_size: int = 32,
-    drop_first: bool = True,
-    device: str = "auto",
-    dtype: str = "float32",
-    verbose: int = 0,
+    texts: Any, *, layer: int | list[int] = 9, model: Any = "gpt2", **options: Any
 ) -> Bunch:
     """Activations of GPT-2, or of the small one of its kind in this package.
 
     Parameters
     ----------
-    texts : iterable of str
-    layer : int, default=9
+    texts : iterable or path
+        As in `load_activations`.
+    layer : int or list of int, default=9
         The default is for the 12 layers of "gpt2". "tiny" has 6, from 0 to 5.
     model : str, path or transformers model, default="gpt2"
         "gpt2", "gpt2-medium", ..., a folder or a loaded model, all as
         `load_activations` takes them; or "tiny", a GPT-2 with 6 layers of 160
         features, trained on the Python documentation, that needs no download.
-    hook, tokenizer, context_length, batch_size, drop_first, device, dtype, verbose
-        As in `load_activations`. The context of "tiny" is 256 at most, of
+    **options : object
+        All other parameters of `load_activations`. The context of "tiny" is 256 at most, of
         "gpt2" 1024.
 
     Returns
@@ -213,7 +302,7 @@ def load_gpt2_activations(
 
     Raises
     ------
-    TypeError, ValueError, OSError, ImportError
+    TypeError, ValueError, OSError, RuntimeError, ImportError
         As `load_activations`.
 
     See Also
@@ -231,119 +320,124 @@ def load_gpt2_activations(
     [0, 2]
     """
     is_tiny = isinstance(model, str) and model == "tiny"
-    bunch = load_activations(
-        texts,
-        model=TINY_GPT2 if is_tiny else model,
-        layer=layer,
-        hook=hook,
-        tokenizer=tokenizer,
-        context_length=context_length,
-        batch_size=batch_size,
-        drop_first=drop_first,
-        device=device,
-        dtype=dtype,
-        verbose=verbose,
-    )
+    bunch = load_activations(texts, layer=layer, model=TINY_GPT2 if is_tiny else model, **options)
     if is_tiny:
         bunch.model = "tiny"
     return bunch
 
 
-def _run(
-    model: nn.Module, module: nn.Module, hook: str, windows: Windows, batch_size: int
-) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Windows and their activations of shape (n, length, n_features), batch after batch."""
-    options = _forward_options(model)
-    for chosen in windows.batches(batch_size):
-        inputs = windows.inputs(chosen, input_device(model))
-        yield chosen, run_until(model, module, {**inputs, **options}, hook=hook)
+def decode_tokens(token_ids: Any, tokenizer: Any) -> NDArray[np.object_]:
+    """Each token as text of its own.
+
+    Parameters
+    ----------
+    token_ids : array-like of int of shape (n_tokens,)
+        Those of a store, for example.
+    tokenizer : str, path or transformers tokenizer
+
+    Returns
+    -------
+    object ndarray of shape (n_tokens,)
+        A token that is a part of one character only reads as U+FFFD.
+
+    Raises
+    ------
+    TypeError
+        If `tokenizer` is something else.
+    OSError
+        If it cannot be read or fetched.
+
+    Examples
+    --------
+    >>> from sparsecode_estimators.datasets import decode_tokens, load_gpt2_activations
+    >>> from sparsecode_estimators.datasets.activations import TINY_GPT2 as folder
+    >>> bunch = load_gpt2_activations(["Return a list."], model="tiny", layer=0, drop_first=False)
+    >>> "".join(decode_tokens(bunch.token_ids, folder))
+    'Return a list.'
+    """
+    return decode_each(resolve_tokenizer(tokenizer, None), np.asarray(token_ids))
 
 
-def _gather(
-    batches: Iterator[tuple[NDArray[np.int64], Tensor]],
-    windows: Windows,
-    dtype: torch.dtype,
-    progress: "_Progress",
-) -> NDArray[Any]:
-    """All rows in the order of the documents, without padding, in one array."""
-    lengths, counts = windows.lengths(), windows.counts()
-    ends = np.cumsum(counts)
-    data: NDArray[Any] | None = None
-    for chosen, hidden in batches:
-        values = hidden.to(dtype).cpu().numpy()
-        if data is None:
-            data = np.empty((ends[-1], values.shape[2]), values.dtype)
-        for window, of_window in zip(chosen, values, strict=True):
-            rows = of_window[windows.first : lengths[window]]
-            _check_finite(rows)
-            data[ends[window] - len(rows) : ends[window]] = rows
-        progress.add(int(counts[chosen].sum()))
-    assert data is not None  # cut_windows has made sure that there is a row
-    return data
+def _in_memory(extractor: Extractor, blocks: Iterator[Windows], reader: Any) -> dict[str, Any]:
+    """All rows as arrays, and what is known of them."""
+    known = list(blocks)
+    n_rows = sum(int(windows.counts().sum()) for windows in known)
+    memory = Memory(n_rows, extractor.dtype)
+    extractor.run(iter(known), memory, n_rows)
+    columns = memory.columns()
+    return {
+        "data": memory.arrays(),
+        "tokens": decode_each(reader, columns.token_ids),
+        **columns._asdict(),
+        "n_outliers": memory.n_outliers,
+    }
 
 
-def _forward_options(model: nn.Module) -> dict[str, bool]:
-    """Turn off what the configuration turns on and a pass that is cut short cannot use."""
-    names = ("use_cache", "output_hidden_states", "output_attentions")
-    return {name: False for name in names if getattr(model.config, name, False)}
+def _in_stores(extractor: Extractor, blocks: Iterator[Windows], stores: Stores) -> dict[str, Any]:
+    """All rows in stores, those that are there already included."""
+    if not stores.are_complete:
+        with stores:
+            extractor.run(stores.remaining(ahead(blocks)), stores)
+    return {"data": [target.store for target in stores.targets], "n_outliers": stores.n_outliers}
 
 
-class _Progress:
-    """Prints a line each time another tenth is done, if asked to."""
-
-    def __init__(self, total: int, verbose: int) -> None:
-        self.total, self.verbose = total, verbose
-        self.done = 0
-        self.begin = time.monotonic()
-
-    def add(self, n_tokens: int) -> None:
-        before, self.done = self.done, self.done + n_tokens
-        if self.verbose and 10 * before // self.total < 10 * self.done // self.total:
-            print(  # noqa: T201
-                f"[load_activations] {self.done} of {self.total} tokens "
-                f"({self.done / self.total:.0%}), {time.monotonic() - self.begin:.0f} s"
-            )
+def _place(store: Any, layer: int, hook: str, is_single: bool) -> Any:
+    """The store, or the folder of the one for this layer and hook."""
+    if isinstance(store, ActivationStore):
+        return store
+    folder = Path(store).absolute()
+    return folder if is_single else folder / f"layer{layer}_{hook}"
 
 
 # Checks: each names the parameter, its value and the remedy.
 
 
-def _check_texts(texts: Any) -> list[str]:
-    if isinstance(texts, (str, bytes)):
+def _layers_and_hooks(layer: Any, hook: Any) -> list[tuple[int, str]]:
+    """Every layer with every hook."""
+    layers = list(layer) if isinstance(layer, (list, tuple)) else [layer]
+    hooks = list(hook) if isinstance(hook, (list, tuple)) else [hook]
+    for one in layers:
+        check_integer("layer", one, 0)
+    for one in hooks:
+        check_choice("hook", one, HOOKS)
+    for name, values in (("layer", layers), ("hook", hooks)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name}={values!r} must name one or more, each once.")
+    return [(int(one), other) for one in layers for other in hooks]
+
+
+def _check_max_norm(max_norm: Any) -> None:
+    if max_norm is None:
+        return
+    if not isinstance(max_norm, Real) or isinstance(max_norm, bool):
         raise TypeError(
-            f"texts must be a list of str, got one {type(texts).__name__}; for a single text "
-            "write texts=[text]."
+            f"max_norm={max_norm!r} must be a number or None, got {type(max_norm).__name__}."
         )
-    if not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be a list of str, got {type(texts).__name__}.")
-    documents = list(texts)
-    for i, text in enumerate(documents):
-        if not isinstance(text, str):
-            raise TypeError(
-                f"texts[{i}] must be a str, got {type(text).__name__}; decode or drop it."
+    if not 1 <= float(max_norm) < float("inf"):
+        raise ValueError(f"max_norm={max_norm} must be at least 1, a number of medians.")
+
+
+def _check_output(dtype: str, store: Any, rows_per_shard: Any, is_single: bool) -> None:
+    """Refuse what arrays, or stores, cannot do."""
+    if store is None:
+        if dtype == "bfloat16":
+            raise ValueError(
+                "dtype='bfloat16', but NumPy has no such type; give store=, or dtype='float32'."
             )
-    if not any(documents):
-        raise ValueError(f"texts has {len(documents)} texts and all are empty; give some text.")
-    return documents
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {list(choices)}.")
-
-
-def _check_integer(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}.")
-    if value < low:
-        raise ValueError(f"{name}={value} must be at least {low}.")
-
-
-def _check_finite(rows: NDArray[Any]) -> None:
-    if not np.isfinite(rows).all():
-        remedy = (
-            'float16 ends at 65504, ask for dtype="float32"'
-            if rows.dtype == np.float16
-            else "check the weights of the model"
+        if rows_per_shard is not None:
+            raise ValueError(
+                f"rows_per_shard={rows_per_shard}, but store=None; give the folder of a store."
+            )
+        return
+    if rows_per_shard is not None:
+        check_integer("rows_per_shard", rows_per_shard, 1)
+    if isinstance(store, ActivationStore):
+        if not is_single:
+            raise ValueError(
+                "store is one ActivationStore, but layer or hook is a list; give a folder, in "
+                "which each gets its own."
+            )
+    elif not isinstance(store, (str, os.PathLike)):
+        raise TypeError(
+            f"store must be a folder or an ActivationStore, got {type(store).__name__}."
         )
-        raise ValueError(f"the model gave activations that are not finite; {remedy}.")

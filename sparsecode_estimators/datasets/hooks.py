@@ -5,13 +5,16 @@ long as the configuration says, and the parts of a block go by the names that
 the families give them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 HOOKS = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
@@ -105,57 +108,106 @@ def hooked_module(block: nn.Module, hook: str) -> nn.Module:
     )
 
 
-def run_until(model: nn.Module, module: nn.Module, inputs: dict[str, Any], *, hook: str) -> Tensor:
-    """Run `model` up to `module` and no further.
+class Site(NamedTuple):
+    """Where an activation is taken: the input of a module for "resid_pre", else its output."""
+
+    module: nn.Module
+    hook: str
+
+
+def find_sites(model: nn.Module, where: list[tuple[int, str]]) -> list[Site]:
+    """The sites of some layers and hooks.
+
+    Raises
+    ------
+    ValueError
+        If the model has no list of blocks, or a block no such part.
+    """
+    blocks = find_blocks(model)
+    return [Site(hooked_module(blocks[layer], hook), hook) for layer, hook in where]
+
+
+def run_until(
+    model: nn.Module, sites: list[Site], inputs: dict[str, Any], take: Callable[[Tensor], T]
+) -> list[T]:
+    """Run `model` up to the last of some sites and no further.
 
     Parameters
     ----------
     model : torch.nn.Module
-    module : torch.nn.Module
-        A part of it, from `hooked_module`.
+    sites : list of Site
     inputs : dict
         Keyword arguments of the model; ``input_ids`` has shape (n, length).
-    hook : str
-        "resid_pre" takes the input of `module`, the others its output.
+    take : callable
+        Called with each activation, an inference tensor of shape (n * length, n_features), after
+        the user's own hooks. The model goes on after it and may write into that tensor, so it
+        makes a copy of what is kept.
 
     Returns
     -------
-    Tensor of shape (n, length, n_features)
-        The user's own hooks have been applied to it. It is an inference tensor.
+    list
+        What `take` made, in the order of the sites.
 
     Raises
     ------
     RuntimeError
-        If the forward pass ends without running `module`.
+        If the forward pass ends before all are reached.
     """
-    found: list[Tensor] = []
+    found: dict[int, T] = {}
 
-    def take_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        found.append(args[0] if args else kwargs["hidden_states"])
-        raise _Reached
+    def keep(number: int, hidden: Tensor) -> None:
+        if number in found:
+            return
+        # Some families flatten (n, length) inside a block.
+        found[number] = take(hidden.reshape(inputs["input_ids"].numel(), -1))
+        if len(found) == len(sites):
+            raise _Reached
 
-    def take_output(module: nn.Module, args: tuple, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
-        raise _Reached
+    with ExitStack() as stack:
+        for number, site in enumerate(sites):
+            stack.enter_context(replaced(site, partial(keep, number)))
+        try:
+            with torch.inference_mode():
+                model(**inputs)
+        except _Reached:
+            return [found[number] for number in range(len(sites))]
+    missing = next(site for number, site in enumerate(sites) if number not in found)
+    raise RuntimeError(
+        f"the forward pass of {type(model).__name__} ended without running the hooked "
+        f"{type(missing.module).__name__}; pass a model that runs its layers on text."
+    )
 
-    if hook == "resid_pre":
-        handle = module.register_forward_pre_hook(take_input, with_kwargs=True)
+
+@contextmanager
+def replaced(site: Site, replace: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Inside, the model goes on with what `replace` makes of the activation at `site`.
+
+    It gets the activation as the module has it, (n, length, n_features) or flattened, and returns
+    one of the same shape, or None to leave it.
+    """
+
+    def change(hidden: Tensor) -> Tensor:
+        other = replace(hidden)
+        return hidden if other is None else other
+
+    def new_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    def new_output(module: nn.Module, args: tuple, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (change(output[0]), *output[1:])
+        return change(output)
+
+    if site.hook == "resid_pre":
+        handle = site.module.register_forward_pre_hook(new_input, with_kwargs=True)
     else:
-        handle = module.register_forward_hook(take_output)
+        handle = site.module.register_forward_hook(new_output)
     try:
-        with torch.inference_mode():
-            model(**inputs)
-    except _Reached:
-        pass
+        yield
     finally:
         handle.remove()
-    if not found:
-        raise RuntimeError(
-            f"the forward pass of {type(model).__name__} ended without running the hooked "
-            f"{type(module).__name__}; pass a model that runs its layers on text."
-        )
-    # Some families flatten (n, length) inside a block.
-    return found[0].reshape(*inputs["input_ids"].shape, -1)
 
 
 @contextmanager

@@ -13,6 +13,20 @@ import torch
 from torch import nn
 
 from .hooks import count_layers, text_config
+from .store_rows import TORCH
+
+
+def check_precision(precision: str, model: Any) -> None:
+    """Refuse a precision that is unknown, or not that of a loaded model."""
+    if precision != "auto" and precision not in TORCH:
+        raise ValueError(f"precision={precision!r} is unknown; choose one of {['auto', *TORCH]}.")
+    actual = getattr(model, "dtype", None)
+    if precision != "auto" and not _is_source(model) and actual != TORCH[precision]:
+        raise ValueError(
+            f"precision={precision!r}, but the loaded model computes in "
+            f"{str(actual).removeprefix('torch.')}; convert it, as in model.to(torch.{precision}),"
+            ' or leave precision="auto".'
+        )
 
 
 def resolve_device(device: str, model: Any) -> torch.device:
@@ -41,16 +55,22 @@ def read_config(model: Any) -> Any:
     return _check_one_stack(config, has_halves=True)
 
 
-def resolve_model(model: Any, device: torch.device) -> nn.Module:
-    """The caller's model as it is, or the saved one, in float32 if it is not quantised."""
+def resolve_model(
+    model: Any, device: torch.device, precision: str = "auto", *, with_head: bool = False
+) -> nn.Module:
+    """The caller's model as it is, or the saved one, in `precision` if it is not quantised.
+
+    With a head it gives the logits of the next token.
+    """
     if not _is_source(model):
         return model
     transformers = _import_transformers()
+    kind = transformers.AutoModelForCausalLM if with_head else transformers.AutoModel
     with _explained("model", model), _no_progress_bar():
-        network = transformers.AutoModel.from_pretrained(model)
+        network = kind.from_pretrained(model)
     if getattr(network, "is_quantized", False):
         return network  # packed weights have their own precision, and place
-    return network.float().to(device)
+    return network.to(device, TORCH.get(precision, torch.float32))
 
 
 @contextmanager
@@ -156,14 +176,15 @@ def name_of(model: Any) -> str:
     return getattr(model, "name_or_path", "") or type(model).__name__
 
 
-def check_config(config: Any, layer: int, context_length: int) -> None:
+def check_config(config: Any, layers: list[int], context_length: int) -> None:
     """Refuse a layer or a context that the model does not have."""
     n_layers = count_layers(config)
-    if layer >= n_layers:
-        raise ValueError(
-            f"layer={layer} is out of range: the model has {n_layers} layers, choose one of "
-            f"0 to {n_layers - 1}."
-        )
+    for layer in layers:
+        if layer >= n_layers:
+            raise ValueError(
+                f"layer={layer} is out of range: the model has {n_layers} layers, choose one of "
+                f"0 to {n_layers - 1}."
+            )
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and context_length > longest:
         raise ValueError(

@@ -1,7 +1,6 @@
 """Activations on disk: more rows than memory, read like an array."""
 
 import copy
-import json
 from collections.abc import Iterator
 from numbers import Integral
 from operator import index as as_integer
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .store_files import DTYPES, MANIFEST, PARTIAL, Manifest, checksum
+from .store_files import DTYPES, MANIFEST, Manifest, check_free, checked_metadata, checksum
 from .store_reader import StoredRows, row_numbers
 from .store_writer import StoreWriter
 
@@ -46,8 +45,10 @@ class ActivationStore:
     ndim : int
         Always 2.
     n_shards : int
+    rows_per_shard : int
+        At most so many rows are in a file.
     metadata : dict
-        What was given to :meth:`create`.
+        What was given to :meth:`create`, or to a writer since.
     token_ids, document_ids, positions : read-only int64 ndarray of shape (n_rows,), or None
         What each row is, if it was written. Read whole at the first use, and kept.
 
@@ -154,7 +155,7 @@ class ActivationStore:
             rows_per_shard = max(1, _SHARD_BYTES // (n_features * (4 if dtype == "float32" else 2)))
         _check_count("rows_per_shard", rows_per_shard)
         manifest = Manifest(
-            dtype, int(n_features), int(rows_per_shard), None, _checked_metadata(metadata)
+            dtype, int(n_features), int(rows_per_shard), None, checked_metadata(metadata)
         )
         folder = Path(path).absolute()
         if (folder / MANIFEST).exists() and exist_ok:
@@ -166,11 +167,7 @@ class ActivationStore:
                 f"{str(folder)!r} exists: choose another path, ActivationStore(path) to open a "
                 "store, or exist_ok=True to go on with it."
             ) from error
-        # a killed process may have left the first lines of a manifest
-        if any(file.name != MANIFEST + PARTIAL for file in folder.iterdir()):
-            raise FileExistsError(
-                f"{str(folder)!r} holds files, but no store: choose another path."
-            )
+        check_free(folder)
         manifest.write(folder)
         return cls(folder)
 
@@ -189,6 +186,10 @@ class ActivationStore:
     @property
     def n_shards(self) -> int:
         return len(self._rows.manifest.shards)
+
+    @property
+    def rows_per_shard(self) -> int:
+        return self._rows.manifest.rows_per_shard
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -299,13 +300,3 @@ def _check_count(name: str, value: Any) -> None:
         raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}.")
     if value < 1:
         raise ValueError(f"{name}={value} must be at least 1.")
-
-
-def _checked_metadata(metadata: dict[str, Any] | None) -> dict[str, Any]:
-    """Metadata as they will be read again."""
-    if metadata is not None and not isinstance(metadata, dict):
-        raise TypeError(f"metadata must be a dict, got {type(metadata).__name__}.")
-    try:
-        return json.loads(json.dumps(metadata or {}, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"metadata cannot be written as JSON ({error}).") from error

@@ -138,6 +138,36 @@ def _checked(content: dict[str, Any]) -> Manifest:
     return manifest
 
 
+def checked_metadata(metadata: dict[str, Any] | None) -> dict[str, Any]:
+    """Metadata as they will be read again.
+
+    Raises
+    ------
+    TypeError
+        If they are no dict, or cannot be written as JSON.
+    """
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TypeError(f"metadata must be a dict, got {type(metadata).__name__}.")
+    try:
+        return json.loads(json.dumps(metadata or {}, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata cannot be written as JSON ({error}).") from error
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder for a new store that holds anything.
+
+    Raises
+    ------
+    FileExistsError
+    """
+    # a killed process may have left the first lines of a manifest
+    if folder.exists() and (
+        not folder.is_dir() or any(file.name != MANIFEST + PARTIAL for file in folder.iterdir())
+    ):
+        raise FileExistsError(f"{str(folder)!r} holds files, but no store: choose another path.")
+
+
 def write_shard(
     folder: Path, name: str, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]
 ) -> Shard:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .store_files import ROWS, Manifest, remove_leftovers, write_shard
+from .store_files import ROWS, Manifest, checked_metadata, remove_leftovers, write_shard
 from .store_rows import TORCH, IncomingRows, incoming_columns
 
 _LOCK = "writer.lock"
@@ -53,6 +53,7 @@ class StoreWriter:
         self._columns = self._manifest.columns
         self._open: dict[str, NDArray[Any]] = {}  # the shard that is being filled
         self._n_open = 0
+        self._has_news = False  # metadata that are not on the disk
 
     def append(
         self,
@@ -98,6 +99,27 @@ class StoreWriter:
             if self._n_open == self._manifest.rows_per_shard:
                 self.flush()
 
+    def update_metadata(self, **entries: Any) -> None:
+        """Set entries of the store's metadata.
+
+        They come to the disk in one step with the next shard: what they say of the rows before
+        them is true whenever the process is killed.
+
+        Parameters
+        ----------
+        **entries : object
+            Anything that can be written as JSON.
+
+        Raises
+        ------
+        TypeError
+            If it cannot.
+        """
+        self._check_open()
+        metadata = {**self._manifest.metadata, **checked_metadata(entries)}
+        self._has_news = self._has_news or metadata != self._manifest.metadata
+        self._manifest = replace(self._manifest, metadata=metadata)
+
     def flush(self) -> None:
         """Write the rows that are in memory now, as a shard that may be a short one.
 
@@ -107,13 +129,14 @@ class StoreWriter:
             As :meth:`append`.
         """
         self._check_open()
-        if not self._n_open:
+        if not self._n_open and not self._has_news:
             return
         filled = {name: array[: self._n_open] for name, array in self._open.items()}
         manifest = replace(self._manifest, columns=self._columns)
         try:
-            shard = write_shard(self._path, manifest.next_name(), manifest, filled)
-            manifest = replace(manifest, shards=(*manifest.shards, shard))
+            if self._n_open:
+                shard = write_shard(self._path, manifest.next_name(), manifest, filled)
+                manifest = replace(manifest, shards=(*manifest.shards, shard))
             manifest.write(self._path)
         except BaseException as error:
             self._abandon()
@@ -126,7 +149,7 @@ class StoreWriter:
                     str(self._path),
                 ) from error
             raise
-        self._manifest, self._n_open = manifest, 0
+        self._manifest, self._n_open, self._has_news = manifest, 0, False
         self._adopt(manifest)
 
     def close(self) -> None:
@@ -136,6 +159,14 @@ class StoreWriter:
                 self.flush()
             finally:
                 self._release()
+
+    def discard(self) -> None:
+        """Drop what has not been written, and let others write. Again, it does nothing.
+
+        The store is then what a kill would leave.
+        """
+        if self._lock is not None:
+            self._abandon()
 
     def __enter__(self) -> "StoreWriter":
         self._check_open()
@@ -179,7 +210,7 @@ class StoreWriter:
 
     def _abandon(self) -> None:
         """Leave the store as the last manifest says, and end."""
-        self._n_open = 0
+        self._n_open, self._has_news = 0, False
         with contextlib.suppress(OSError, ValueError):
             self._manifest = Manifest.read(self._path)
             self._adopt(self._manifest)
