@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import torch
 from processes import CANDIDATES, CODES, OPTIONS, X, candidate, mapped, rows_for
 
 from sparsecode_estimators import SAEEncoder
 from sparsecode_estimators.learning.distributed import Group
 
+pytestmark = pytest.mark.skipif(
+    os.name != "posix" or not torch.distributed.is_available(), reason="needs gloo and forkserver"
+)
 NAMES = [*CANDIDATES, "codes", "on disk", "chunks", "warm"]
 
 
