@@ -2,11 +2,13 @@
 
 from .contexts import Context, LatentContexts, collect_contexts
 from .promoted import PromotedTokens, promoted_tokens
+from .report import LatentReport
 from .streams import iter_codes
 
 __all__ = [
     "Context",
     "LatentContexts",
+    "LatentReport",
     "PromotedTokens",
     "collect_contexts",
     "iter_codes",

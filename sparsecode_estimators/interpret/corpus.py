@@ -32,6 +32,7 @@ class Corpus:
         self.ids, self.texts = _numbered(tokens, decode)
         self.document_ids = _checked_documents(document_ids, len(self.ids))
         self._starts = np.flatnonzero(np.diff(self.document_ids, prepend=np.nan))
+        self._ends = np.append(self._starts[1:], len(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,9 +42,8 @@ class Corpus:
     ) -> tuple[Any, Any]:
         """First row, and the one after the last, of the text around `rows` in their documents."""
         run = np.searchsorted(self._starts, rows, side="right") - 1
-        ends = np.append(self._starts[1:], len(self))
         first = np.maximum(rows - n_before, self._starts[run])
-        return first, np.minimum(rows + n_after + 1, ends[run])
+        return first, np.minimum(rows + n_after + 1, self._ends[run])
 
     def text(self, first: int, stop: int) -> tuple[str, ...]:
         """The tokens of some rows."""
