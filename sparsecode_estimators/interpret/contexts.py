@@ -76,23 +76,25 @@ class LatentContexts:
         self._pool_columns = collector.pool.firing.tocsc()
         self._n_before, self._n_after = collector.n_before, collector.n_after
 
-    def top(self, latent: int) -> list[Context]:
+    def top(self, latent: int, n: int | None = None) -> list[Context]:
         """The strongest contexts, falling, each text once.
 
         Parameters
         ----------
         latent : int
+        n : int, default=None
+            How many; None: `n_top` of `collect_contexts`, of which there are no more.
 
         Returns
         -------
         list of Context
-            `n_top` of `collect_contexts`, or fewer if there are no more with different text.
+            Fewer than n if there are no more with different text.
         """
         latent = self._checked(latent)
         order = np.arange(self._top.slots.size)
-        return self._contexts(self._top, latent, order)
+        return self._contexts(self._top, latent, order, len(order) if n is None else n)
 
-    def quantile(self, latent: int, q: int) -> list[Context]:
+    def quantile(self, latent: int, q: int, n: int | None = None) -> list[Context]:
         """Contexts drawn from one quantile of the latent's firings, each text once.
 
         The firings come from a uniform sample without replacement of all firings of the
@@ -106,12 +108,13 @@ class LatentContexts:
         latent : int
         q : int
             From 0, the weakest, to ``n_quantiles - 1``.
+        n : int, default=None
+            How many; None: `n_per_quantile` of `collect_contexts`.
 
         Returns
         -------
         list of Context
-            In random order; `n_per_quantile` of `collect_contexts`, or fewer if there are
-            no more with different text.
+            In random order; fewer than n if there are no more with different text.
         """
         latent = self._checked(latent)
         if not 0 <= q < self.n_quantiles:
@@ -125,7 +128,7 @@ class LatentContexts:
         rank = np.empty(len(drawn), np.int64)
         rank[np.lexsort((slots.rows[latent, drawn], np.abs(center)))] = np.arange(len(drawn))
         part = drawn[rank * self.n_quantiles // max(len(drawn), 1) == q]
-        return self._contexts(self._sample, latent, part)[: self.n_per_quantile]
+        return self._contexts(self._sample, latent, part, self.n_per_quantile if n is None else n)
 
     def silent(
         self,
@@ -215,12 +218,12 @@ class LatentContexts:
         return f"LatentContexts(n_latents={self.n_latents}, n_tokens={self.n_tokens})"
 
     def _contexts(
-        self, kept: KeptWindows, latent: int, columns: NDArray[np.integer]
+        self, kept: KeptWindows, latent: int, columns: NDArray[np.integer], n: int
     ) -> list[Context]:
         found: dict[tuple[str, ...], Context] = {}
         for column in columns.tolist():
             row = int(kept.slots.rows[latent, column])
-            if row >= 0:
+            if row >= 0 and len(found) < n:
                 place = kept.slots.places[latent, column]
                 context = self._context(row, kept.codes[latent, place])
                 found.setdefault(context.tokens, context)

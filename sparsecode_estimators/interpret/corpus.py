@@ -47,7 +47,7 @@ class Corpus:
 
     def text(self, first: int, stop: int) -> tuple[str, ...]:
         """The tokens of some rows."""
-        return tuple(self.texts[i] for i in self.ids[first:stop].tolist())
+        return tuple(map(self.texts.__getitem__, self.ids[first:stop].tolist()))
 
 
 def _numbered(tokens: Any, decode: Any) -> tuple[NDArray[np.int32], list[str]]:

@@ -14,6 +14,7 @@ from .promoted import PromotedTokens
 
 PER_PIECE = 64  # latents; a piece takes the page a few milliseconds to open
 _NEAREST = 8
+_NOISE = 0.15  # cosines below it are those of a sketch of anything
 _LISTED_TOKENS = 6
 
 
@@ -71,9 +72,9 @@ class EncoderPieces:
         self, latent: int, nearest: NDArray[np.int64], cosine: NDArray[np.float32]
     ) -> dict[str, Any]:
         contexts = self.contexts
-        top = contexts.top(latent)[: self.n_top]
+        top = contexts.top(latent, self.n_top)
         quantiles = [
-            self._written(contexts.quantile(latent, q)[: self.n_per_quantile])
+            self._written(contexts.quantile(latent, q, self.n_per_quantile))
             for q in range(contexts.n_quantiles)
         ]
         self.listed_tokens.append(self._centers(top))
@@ -82,7 +83,7 @@ class EncoderPieces:
             "nearest": [
                 [int(other), round(float(cos), 2)]
                 for other, cos in zip(nearest, cosine, strict=True)
-                if cos != 0
+                if abs(cos) >= _NOISE
             ],
             "top": self._written(top),
             "quantiles": quantiles,

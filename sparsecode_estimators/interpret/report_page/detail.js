@@ -17,21 +17,23 @@ async function showLatent(latent) {
 }
 
 function encoderColumn(latent, encoder, detail, range) {
-  const made = element("section", "encoder");
-  if (page.columns.length > 1) made.append(element("h2", "name", visible(page.head.encoders[encoder].name)));
   const columns = page.columns[encoder];
-  if (columns.hasExplanations) made.append(explanation(columns.explanation[latent]));
-  made.append(facts(columns, latent));
-  if (!detail.top.length && !range) return made;
+  const largest = columns.max[latent];
   const cards = element("div", "cards");
   if (range) cards.append(part("Activations", histogramChart(detail.histogram, range)));
   if (detail.raised) cards.append(promotedCard(detail));
   if (detail.nearest.length) cards.append(nearestCard(encoder, detail.nearest));
-  made.append(cards);
-  const largest = columns.max[latent];
-  if (detail.top.length) made.append(part("Strongest contexts", contextList(detail.top, largest)));
-  if (detail.quantiles.some((contexts) => contexts.length)) made.append(quantiles(detail.quantiles, largest));
-  return made;
+  // each of the six has a row of its own, so that two encoders stand level
+  const name = visible(page.head.encoders[encoder].name);
+  const rows = [
+    page.columns.length > 1 && element("h2", "name", name),
+    page.hasExplanations && explanation(columns.explanation[latent]),
+    facts(columns, latent),
+    cards,
+    detail.top.length > 0 && part("Strongest contexts", contextList(detail.top, largest)),
+    detail.quantiles.some((contexts) => contexts.length) && quantiles(detail.quantiles, largest),
+  ];
+  return element("section", "encoder", ...rows.map((row) => row || element("div", "")));
 }
 
 function part(title, ...content) {
@@ -48,7 +50,7 @@ function facts(columns, latent) {
   add("fires on", columns.rate[latent] ? `${percent(columns.rate[latent])} of tokens` : "no token");
   add("mean", number(columns.mean[latent]));
   add("largest", number(columns.max[latent]));
-  if (columns.score[latent] !== null) add("score", number(columns.score[latent]));
+  if (columns.score[latent] !== null) add("score", columns.score[latent].toFixed(2));
   return list;
 }
 
@@ -56,7 +58,7 @@ function promotedCard(detail) {
   const column = (title, tokens) => {
     const list = element("ol", "");
     for (const [token, logit] of tokens) {
-      list.append(element("li", "", element("span", "", visible(page.texts[token])), element("span", "", number(logit))));
+      list.append(element("li", "", spaced(page.texts[token]), element("span", "", logit.toFixed(2))));
     }
     return part(title, list);
   };
@@ -81,7 +83,7 @@ function nearestCard(encoder, nearest) {
 
 function shortName(encoder, latent) {
   const { explanation, tokens } = page.columns[encoder];
-  return explanation[latent] ? visible(explanation[latent]) : tokens[latent].map((i) => visible(page.texts[i])).join(" · ");
+  return explanation[latent] ? visible(explanation[latent]) : tokens[latent].map((i) => trimmed(page.texts[i])).join(" · ");
 }
 
 function contextList(contexts, largest) {
@@ -91,7 +93,7 @@ function contextList(contexts, largest) {
     for (let i = 0; i < firing.length; i += 2) codes.set(firing[i], firing[i + 1]);
     const text = element("p", "");
     text.dir = "auto";
-    tokens.forEach((token, i) => text.append(tokenElement(page.texts[token], codes.get(i), largest, i === center)));
+    tokens.forEach((token, i) => text.append(tokenElement(i ? page.texts[token] : page.texts[token].trimStart() || page.texts[token], codes.get(i), largest, i === center)));
     const item = element("li", "", element("span", "code", number(codes.get(center))), text);
     item.title = `document ${document_}, row ${row}`;
     list.append(item);

@@ -10,7 +10,7 @@ function listRow(latent) {
   const what = element("span", "what");
   if (explanation[latent]) what.append(element("span", "explanation", visible(explanation[latent])));
   const strongest = element("span", "tokens");
-  strongest.append(...tokens[latent].map((i) => element("span", "", visible(page.texts[i]))));
+  strongest.append(...tokens[latent].map((i) => element("span", "", trimmed(page.texts[i]))));
   if (!tokens[latent].length) strongest.append("never fires");
   what.append(strongest);
   const row = element("div", rate[latent] ? "row" : "row dead", element("span", "id", latent), what);
@@ -21,17 +21,26 @@ function listRow(latent) {
 }
 
 // Every word must be in the explanation, or in a token on which the latent fires most strongly.
-// A number alone is the number of a latent, and such a token.
+// A number alone is the number of a latent, too, or its beginning.
 function found(query) {
   const all = Array.from({ length: page.head.n_latents }, (_, latent) => latent);
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return all;
   const { lowered, tokens } = page.columns[page.encoder];
-  const isNumber = words.length === 1 && /^#?\d+$/.test(words[0]);
-  const start = words[0].replace("#", "");
+  const start = numberIn(query);
   const hits = words.map((word) => page.lowered.map((text) => text.includes(word)));
   const fits = (latent) => words.every((word, w) => lowered[latent].includes(word) || tokens[latent].some((i) => hits[w][i]));
-  return all.filter((latent) => (isNumber && String(latent).startsWith(start)) || fits(latent));
+  return all.filter((latent) => (start && String(latent).startsWith(start)) || fits(latent));
+}
+
+function numberIn(query) {
+  return query.trim().match(/^#?(\d+)$/)?.[1];
+}
+
+// The latent of the very number that was searched comes first.
+function withNumberFirst(latents, query) {
+  const place = latents.indexOf(Number(numberIn(query) ?? NaN));
+  return place > 0 ? [latents[place], ...latents.slice(0, place), ...latents.slice(place + 1)] : latents;
 }
 
 function sorted(latents) {
@@ -48,7 +57,8 @@ function sorted(latents) {
 }
 
 function refresh(options) {
-  const latents = sorted(found(get("search").value));
+  const query = get("search").value;
+  const latents = withNumberFirst(sorted(found(query)), query);
   list.show(latents, options);
   const all = page.head.n_latents.toLocaleString("en");
   const some = latents.length.toLocaleString("en");
@@ -187,8 +197,8 @@ async function start() {
   page.isScored = page.columns.some(({ score }) => score.some((value) => value !== null));
   for (const column of page.columns) {
     column.lowered = column.explanation.map((text) => (text ?? "").toLowerCase());
-    column.hasExplanations = column.explanation.some(Boolean);
   }
+  page.hasExplanations = page.columns.some(({ explanation }) => explanation.some(Boolean));
   title();
   makeSorting();
   makeEncoders();

@@ -22,6 +22,19 @@ function visible(text) {
   return text === "" ? "∅" : text.replace(HIDDEN, sign);
 }
 
+// A token as one of several in a line: whether it begins a word matters little there.
+function trimmed(text) {
+  return visible(text.trimStart() || text);
+}
+
+// A token by itself: the space before it is shown.
+function spaced(text) {
+  const made = element("span", "");
+  if (text.startsWith(" ") && text.trim()) made.append(element("span", "sign", "␣"), visible(text.slice(1)));
+  else made.append(visible(text.trim() ? text : text.replaceAll(" ", "␣")));
+  return made;
+}
+
 // A token, shaded by its code as a share of the largest one of its latent.
 function tokenElement(text, code, largest, isCenter) {
   const made = element("span", isCenter ? "token center" : "token");
