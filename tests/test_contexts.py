@@ -1,5 +1,7 @@
 """Contexts and statistics of latents, against all that a dense matrix says."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,24 @@ def assert_equal_contexts(a, b):
             assert len(left) == len(right)
             for context, other in zip(left, right, strict=True):
                 assert_same(context, other)
+
+
+def test_memory_does_not_grow_with_the_text(monkeypatch):
+    """Four times the rows cost the ids of tokens and documents, and no more."""
+    monkeypatch.setattr(streams, "_BLOCK", 2**13)
+
+    def peak(n):
+        rng = np.random.default_rng(0)
+        chunks = (sparse.random_array((1000, 200), density=0.02, rng=rng) for _ in range(n // 1000))
+        ids, documents = np.zeros(n, np.int32), np.arange(n) // 500
+        tracemalloc.start()
+        collect_contexts(chunks, ids, documents, decode=["a"], n_before=4, n_after=2)
+        largest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return largest
+
+    few, many = peak(20_000), peak(80_000)
+    assert many - few < 40 * 60_000  # bytes, where the codes of a row are 48 and a window 28
 
 
 @settings(max_examples=5)
