@@ -601,7 +601,7 @@ def test_a_real_model_into_stores_and_spliced(smollm2, tmp_path):
     ]
     assert len({score.ce_original for score in scores}) == 1
     recovered = [score.loss_recovered for score in scores]
-    assert recovered == sorted(recovered)
-    assert recovered[-1] > 0.9
+    assert recovered[0] < recovered[-1]
+    assert 0.95 < recovered[-1] < 1.05  # the loss of few tokens may even fall
     divergences = [score.kl_splice for score in scores]
     assert divergences == sorted(divergences, reverse=True)
