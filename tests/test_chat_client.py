@@ -376,69 +376,91 @@ def test_keys_tell_apart_what_answers_depend_on():
     assert len({base, *others}) == 6
 
 
-RUN = """
-import sys, time
+# Imports once, then a process for each line that it reads; it has no threads when it forks.
+RUNS = """
+import os, sys
+import openai
 from sparsecode_estimators.interpret import ChatClient
 url, journal = sys.argv[1:]
-client = ChatClient("m", base_url=url, api_key={key!r}, journal=journal, max_concurrency=3,
-                    verbose=False)
-prompts = [[{{"role": "user", "content": f"question {{i}}"}}] for i in range(60)]
-print("ready", flush=True)
-answers = client.complete(prompts)
-assert [a.text for a in answers] == [f"re: question {{i}}" for i in range(60)]
-print(client.n_requests_, client.n_tokens_)
+
+def run():
+    prompts = [[{{"role": "user", "content": f"question {{i}}"}}] for i in range(60)]
+    client = ChatClient("m", base_url=url, api_key={key!r}, journal=journal, max_concurrency=3,
+                        verbose=False)
+    answers = client.complete(prompts)
+    assert [a.text for a in answers] == [f"re: question {{i}}" for i in range(60)]
+    print(client.n_requests_, client.n_tokens_, flush=True)
+
+for _ in sys.stdin:
+    child = os.fork()
+    if not child:
+        run()
+        os._exit(0)
+    print(child, flush=True)
+    print("killed" if os.waitpid(child, 0)[1] else "ended", flush=True)
 """
 
 
-def start_run(server, journal):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN.format(key=KEY), server.url, str(journal)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+@pytest.fixture
+def start_run(tmp_path):
+    """Begins a run in a process of its own; its id, and where lines are read from."""
+    processes = []
+
+    def start(server, journal):
+        if not processes:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", RUNS.format(key=KEY), server.url, str(journal)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+                )
+            )
+        processes[0].stdin.write("run\n")
+        processes[0].stdin.flush()
+        return int(processes[0].stdout.readline()), processes[0].stdout
+
+    yield start
+    processes[0].communicate(timeout=60)
 
 
-def answered_keys(journal):
+def answered(journal):
+    """Questions that have an answer in the journal."""
     lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
     records = [json.loads(line) for line in lines]
     return {r["messages"][0]["content"] for r in records if r["event"] == "answer"}
 
 
-def test_killed_at_five_random_points_nothing_is_paid_twice(tmp_path):
+def test_killed_at_five_random_points_nothing_is_paid_twice(tmp_path, start_run):
     """A question may come twice only if it was under way when a kill came."""
     journal = tmp_path / "runs" / "journal.jsonl"
     rng = np.random.default_rng(5)
     lost = 0
     with serving(echo, delay=0.05) as server:
         for _ in range(5):
-            before = len(server.requests)
-            known = answered_keys(journal)
-            process = start_run(server, journal)
-            assert process.stdout.readline() == "ready\n"
+            before, known = len(server.requests), answered(journal)
+            process, lines = start_run(server, journal)
             while len(server.requests) == before:
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.15))
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            os.kill(process, signal.SIGKILL)
+            assert lines.readline() == "killed\n"
             time.sleep(0.3)  # what is under way arrives
-            assert not known & set(server.contents()[before:])
-            lost += len(server.requests) - before - len(answered_keys(journal) - known)
-        known, before = answered_keys(journal), len(server.requests)
-        process = start_run(server, journal)
-        out, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+            asked = server.contents()[before:]
+            assert len(set(asked)) == len(asked)
+            assert not known & set(asked)
+            lost += len(asked) - len(answered(journal) - known)
+        known, before = answered(journal), len(server.requests)
+        _, lines = start_run(server, journal)
+        n_requests, n_tokens = map(int, lines.readline().split())
+        assert lines.readline() == "ended\n"
         assert not known & set(server.contents()[before:])
     assert 0 < len(known) < 60
-    assert len(server.requests) == 60 + lost
+    assert len(server.requests) == n_requests == 60 + lost
     assert lost <= 5 * 3
-    n_requests, n_tokens = map(int, out.split()[-2:])
-    assert n_requests == len(server.requests)
     assert n_tokens >= 60 * 14
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files == [journal]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [journal]
     assert KEY not in journal.read_text()
 
 
@@ -461,7 +483,9 @@ def test_a_line_that_was_cut_is_forgotten(cut, tmp_path_factory):
     again.sent("c", 5)  # on a line of its own
     again.close()
     assert path.read_bytes().startswith(b"".join(whole.splitlines(True)[:lines]))
-    assert Journal(path, {}).n_requests == (lines + 1) // 2 + 1
+    last = Journal(path, {})
+    last.close()
+    assert last.n_requests == (lines + 1) // 2 + 1
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,10 @@ def judged_contexts(
     method : {"detection", "fuzzing"}
     rng : Generator
     """
-    firing = _firing(contexts, latent, shown, rng)
-    hard, easy = _silent(contexts, latent, shown, n_contexts, n_similar, rng)
+    wanted = n_contexts if method == "fuzzing" else n_contexts // 2
+    firing = _firing(contexts, latent, shown, rng)[:wanted]
+    taken = [*shown, *(span(example.context) for example in firing)]
+    hard, easy = _silent(contexts, latent, taken, n_contexts, n_similar, rng)
     if method == "fuzzing":
         # right marks on some of the contexts, marks on other tokens on the rest of them
         firing, rest = firing[::2], firing[1::2]
@@ -104,7 +106,7 @@ def _firing(
 def _silent(
     contexts: LatentContexts,
     latent: int,
-    shown: Sequence[Span],
+    taken: Sequence[Span],
     n: int,
     n_similar: int,
     rng: np.random.Generator,
@@ -114,7 +116,7 @@ def _silent(
     near = contexts.similar(latent, n_similar).tolist() if n_similar else []
     hard = contexts.silent(latent, n, seeds[0], near=near) if near else []
     easy = contexts.silent(latent, n, seeds[1])
-    named = _distinct(_rounds([("similar", hard), ("random", easy)]), shown)
+    named = _distinct(_rounds([("similar", hard), ("random", easy)]), taken)
     examples = [
         Example(context, False, name, np.zeros(len(context.tokens), bool))
         for name, context in named
