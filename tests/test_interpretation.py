@@ -227,9 +227,7 @@ def test_text_of_the_corpus_stays_data(text, cut):
 
 
 def test_strengths_are_whole_numbers_to_ten():
-    context = Context(
-        ("a", "b", "c", "d"), np.array([0.0, 0.01, -1.0, 2.0], np.float32), 0, 0, 3
-    )
+    context = Context(("a", "b", "c", "d"), np.array([0.0, 0.01, -1.0, 2.0], np.float32), 0, 0, 3)
     prompt = explanation_prompt([context], 2.0, n_levels=10)[1]["content"]
     assert 'Excerpt 1: "a{{bcd}}"' in prompt
     assert 'Strengths: "b" 1, "c" 5, "d" 10' in prompt
@@ -265,7 +263,7 @@ def test_one_object_is_read(text, value):
     ],
 )
 def test_all_else_is_refused(text):
-    with pytest.raises(ValueError, match="JSON|key"):
+    with pytest.raises(ValueError, match=r"JSON|key"):
         read_object(text)
 
 
@@ -274,7 +272,10 @@ def test_all_else_is_refused(text):
 
 def test_explanations_say_what_was_shown(ask, contexts):
     found, server = ask(lambda client: explain_latents(contexts, [2, 0], client), explainer)
-    assert [(row.latent, row.explanation) for row in found] == [(2, "the word w2"), (0, "the word w0")]
+    assert [(row.latent, row.explanation) for row in found] == [
+        (2, "the word w2"),
+        (0, "the word w0"),
+    ]
     assert repr(found) == "Explanations(2 ok)"
     assert found.metadata["model"] == "m"
     assert found.metadata["parameters"]["seed"] == 0
@@ -336,8 +337,10 @@ def test_faults_and_silence_are_rows(ask, contexts):
     def answer(body, before):
         if '"Strengths' in user(body) or '" w1"' in user(body).split("\n")[1]:
             return Faulty(400, "too long")
-        return completion("", choices=[]) if '" w2"' in user(body).split("\n")[1] else explainer(
-            body, before
+        return (
+            completion("", choices=[])
+            if '" w2"' in user(body).split("\n")[1]
+            else explainer(body, before)
         )
 
     def run(client):
@@ -435,7 +438,7 @@ def test_a_judge_that_draws(ask, contexts):
     )
     low, high = scores.summary("balanced_accuracy")["interval"]
     assert low < 0.5 < high
-    assert 0.3 < low
+    assert low > 0.3
     assert high < 0.7
     for row in scores:
         assert row.f1_interval[0] < row.f1 < row.f1_interval[1]
@@ -501,7 +504,7 @@ def test_verdicts_are_read_strictly(ask, contexts, reply):
 
 def test_what_was_not_sent_has_no_score(ask, contexts):
     def run(client):
-        with pytest.warns(UserWarning, match="retry|max_wait"):
+        with pytest.warns(UserWarning, match="max_wait"):
             return score_explanations(contexts, named(2), client)
 
     hour = Faulty(429, "later", {"Retry-After": "3600"})
@@ -616,9 +619,7 @@ def test_intervals_are_those_of_scipy():
 
 def test_interval_of_a_mean_is_that_of_scipy():
     values = np.random.default_rng(3).random(25)
-    found = mean_interval(
-        values, n_bootstrap=20_000, confidence=0.95, rng=np.random.default_rng(0)
-    )
+    found = mean_interval(values, n_bootstrap=20_000, confidence=0.95, rng=np.random.default_rng(0))
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval

@@ -1,14 +1,31 @@
-"""What latents stand for: where they fire, and what they do."""
+"""What latents stand for: where they fire, what they do, and what that is in words."""
 
+from .client import ChatClient
+from .compare import Comparison, compare_encoders
 from .contexts import Context, LatentContexts, collect_contexts
+from .explain import Explanation, Explanations, explain_latents
 from .promoted import PromotedTokens, promoted_tokens
+from .score import score_explanations
+from .scores import LatentScore, Scores
 from .streams import iter_codes
+from .tokens import TokenScores, score_tokens
 
 __all__ = [
+    "ChatClient",
+    "Comparison",
     "Context",
+    "Explanation",
+    "Explanations",
     "LatentContexts",
+    "LatentScore",
     "PromotedTokens",
+    "Scores",
+    "TokenScores",
     "collect_contexts",
+    "compare_encoders",
+    "explain_latents",
     "iter_codes",
     "promoted_tokens",
+    "score_explanations",
+    "score_tokens",
 ]

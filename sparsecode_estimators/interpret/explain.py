@@ -65,11 +65,15 @@ class Explanations(Results[Explanation]):
     >>> names = Explanations([Explanation(7, "names of cities", "ok", None, shown=())])
     >>> names.of(7).explanation
     'names of cities'
-    >>> names
-    Explanations(1 ok)
+    >>> names, names.texts()
+    (Explanations(1 ok), {7: 'names of cities'})
     """
 
     _row = Explanation
+
+    def texts(self) -> dict[int, str]:
+        """The explanations that there are, by latent, as :class:`LatentReport` takes them."""
+        return {row.latent: row.explanation for row in self.rows if row.explanation is not None}
 
 
 def explain_latents(
