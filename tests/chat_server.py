@@ -54,10 +54,6 @@ class ChatServer:
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
 
-    def contents(self):
-        """The last message of each request, in the order in which they came."""
-        return [request["messages"][-1]["content"] for request in self.requests]
-
     def handle(self, handler):
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         with self._lock:

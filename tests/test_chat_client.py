@@ -1,17 +1,11 @@
-"""The client: every fault over a real socket, budgets to the request, and nothing paid twice."""
+"""The client: every fault over a real socket, budgets to the request, a journal, no keys."""
 
 import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from email.utils import formatdate
-from pathlib import Path
 
-import numpy as np
 import pytest
 from chat_server import HOUR, Faulty, completion, serving
 from hypothesis import given
@@ -294,8 +288,9 @@ def test_tokens_end_with_the_budget(at_once):
             server, max_tokens=limit, max_concurrency=at_once, parameters={"max_tokens": 5}
         ) as client,
     ):
-        client._budget.check = lambda *needed: None  # it would refuse them all at once
-        answers = client.complete(prompts(9))
+        with pytest.raises(ValueError, match=f"max_tokens={limit}, of which 0 are spent"):
+            client.complete(prompts(19))
+        answers = client.complete(prompts(9), partial=True)
     assert [a.status for a in answers].count("ok") == len(server.requests) == 5
     assert client.n_tokens_ == 5 * 14
     assert all(f"max_tokens={limit}" in a.reason for a in answers if a.status == "not sent")
@@ -307,6 +302,11 @@ def test_too_small_a_budget_sends_nothing():
             client.complete(prompts(4))
         assert not server.requests
         assert len(client.complete(prompts(3))) == 3
+        with (
+            client_of(server, max_requests=0) as dry,
+            pytest.raises(ValueError, match=r"about 9 are needed .9 prompts, 0 answered before"),
+        ):
+            dry.complete(prompts(9))
 
 
 def test_a_budget_holds_for_all_runs_of_a_journal(tmp_path):
@@ -371,94 +371,6 @@ def test_keys_tell_apart_what_answers_depend_on():
         request_key("m", prompt("a"), {"seed": 0}),
     ]
     assert len({base, *others}) == 6
-
-
-# Imports once, then a process for each line that it reads; it has no threads when it forks.
-RUNS = """
-import os, sys
-import openai
-from sparsecode_estimators.interpret import ChatClient
-url, journal = sys.argv[1:]
-
-def run():
-    prompts = [[{{"role": "user", "content": f"question {{i}}"}}] for i in range(60)]
-    client = ChatClient("m", base_url=url, api_key={key!r}, journal=journal, max_concurrency=3,
-                        verbose=False)
-    answers = client.complete(prompts)
-    assert [a.text for a in answers] == [f"re: question {{i}}" for i in range(60)]
-    print(client.n_requests_, client.n_tokens_, flush=True)
-
-for _ in sys.stdin:
-    child = os.fork()
-    if not child:
-        run()
-        os._exit(0)
-    print(child, flush=True)
-    print("killed" if os.waitpid(child, 0)[1] else "ended", flush=True)
-"""
-
-
-@pytest.fixture
-def start_run(tmp_path):
-    """Begins a run in a process of its own; its id, and where lines are read from."""
-    processes = []
-
-    def start(server, journal):
-        if not processes:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", RUNS.format(key=KEY), server.url, str(journal)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-                )
-            )
-        processes[0].stdin.write("run\n")
-        processes[0].stdin.flush()
-        return int(processes[0].stdout.readline()), processes[0].stdout
-
-    yield start
-    processes[0].communicate(timeout=60)
-
-
-def answered(journal):
-    """Questions that have an answer in the journal."""
-    lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
-    records = [json.loads(line) for line in lines]
-    return {r["messages"][0]["content"] for r in records if r["event"] == "answer"}
-
-
-def test_killed_at_five_random_points_nothing_is_paid_twice(tmp_path, start_run):
-    """A question may come twice only if it was under way when a kill came."""
-    journal = tmp_path / "runs" / "journal.jsonl"
-    rng = np.random.default_rng(5)
-    lost = 0
-    with serving(echo, delay=0.05) as server:
-        for _ in range(5):
-            before, known = len(server.requests), answered(journal)
-            process, lines = start_run(server, journal)
-            while len(server.requests) == before:
-                time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.15))
-            os.kill(process, signal.SIGKILL)
-            assert lines.readline() == "killed\n"
-            time.sleep(0.3)  # what is under way arrives
-            asked = server.contents()[before:]
-            assert len(set(asked)) == len(asked)
-            assert not known & set(asked)
-            lost += len(asked) - len(answered(journal) - known)
-        known, before = answered(journal), len(server.requests)
-        _, lines = start_run(server, journal)
-        n_requests, n_tokens = map(int, lines.readline().split())
-        assert lines.readline() == "ended\n"
-        assert not known & set(server.contents()[before:])
-    assert 0 < len(known) < 60
-    assert len(server.requests) == n_requests == 60 + lost
-    assert lost <= 5 * 3
-    assert n_tokens >= 60 * 14
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [journal]
-    assert KEY not in journal.read_text()
 
 
 @given(cut=st.integers(1, 400))

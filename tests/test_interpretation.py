@@ -333,9 +333,23 @@ def test_one_repair_and_then_a_failure(ask, contexts):
     assert "no JSON object" in user(repairs[0])
 
 
+def test_a_repair_that_the_budget_does_not_hold_ends_nothing(ask, contexts):
+    def run(client):
+        with pytest.warns(UserWarning, match="2 of 3 latents have no explanation"):
+            return explain_latents(contexts, [0, 1, 2], client)
+
+    def answer(body, before):
+        return explainer(body, before) if ' w0"' in user(body).split("\n")[1] else "cats"
+
+    found, server = ask(run, answer, max_requests=4)
+    assert [row.status for row in found] == ["ok", "failed", "failed"]
+    assert "max_requests=4 requests is spent" in found[2].reason
+    assert len(server.requests) == 4
+
+
 def test_faults_and_silence_are_rows(ask, contexts):
     def answer(body, before):
-        if '"Strengths' in user(body) or '" w1"' in user(body).split("\n")[1]:
+        if '" w1"' in user(body).split("\n")[1]:
             return Faulty(400, "too long")
         return (
             completion("", choices=[])

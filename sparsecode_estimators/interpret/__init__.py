@@ -1,5 +1,6 @@
 """What latents stand for: where they fire, what they do, and what that is in words."""
 
+from .budget import Estimate
 from .client import ChatClient
 from .compare import Comparison, compare_encoders
 from .contexts import Context, LatentContexts, collect_contexts
@@ -7,13 +8,16 @@ from .explain import Explanation, Explanations, explain_latents
 from .promoted import PromotedTokens, promoted_tokens
 from .score import score_explanations
 from .scores import LatentScore, Scores
+from .sender import Answer
 from .streams import iter_codes
 from .tokens import TokenScores, score_tokens
 
 __all__ = [
+    "Answer",
     "ChatClient",
     "Comparison",
     "Context",
+    "Estimate",
     "Explanation",
     "Explanations",
     "LatentContexts",

@@ -56,7 +56,7 @@ def ask(
     broken = [i for i in broken if first[i][0].status == "failed"]
     repairs = [_repair(prompts[i], first[i][1].text or "", first[i][0].reason) for i in broken]
     parsed = [p for p, _ in first]
-    for i, answer in zip(broken, client.complete(repairs), strict=True):
+    for i, answer in zip(broken, client.complete(repairs, partial=True), strict=True):
         second, before = _parse(answer, read[i])[0], parsed[i]
         parsed[i] = second._replace(
             status="ok" if second.status == "ok" else "failed",

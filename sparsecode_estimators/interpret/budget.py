@@ -62,21 +62,22 @@ class Budget:
             self.n_tokens += spent
             self._changed.notify_all()
 
-    def check(self, n_requests: int, n_tokens: int) -> None:
+    def check(self, estimate: "Estimate") -> None:
         """Refuse work that will not fit, before any of it is paid.
 
         Raises
         ------
         ValueError
         """
+        n_tokens = estimate.prompt_tokens + (estimate.answer_tokens or 0)
         for name, needed, spent, limit in (
-            ("max_requests", n_requests, self.n_requests, self.max_requests),
+            ("max_requests", estimate.n_requests, self.n_requests, self.max_requests),
             ("max_tokens", n_tokens, self.n_tokens, self.max_tokens),
         ):
             if limit is not None and spent + needed > limit:
                 raise ValueError(
-                    f"{name}={limit}, of which {spent} are spent, but about {needed} are needed: "
-                    "nothing was sent. Raise it, or ask about fewer latents."
+                    f"{name}={limit}, of which {spent} are spent, but about {needed} are needed "
+                    f"({estimate}): nothing was sent. Raise it, or ask about fewer latents."
                 )
 
 

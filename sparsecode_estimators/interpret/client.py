@@ -55,7 +55,8 @@ class ChatClient:
         Seconds that a server may ask to wait. If it asks for more, the request fails with a
         reason that says so, and nothing more is sent in this call.
     max_requests : int, default=None
-        Budget. Repeated requests count. With a journal it holds for all runs together.
+        Budget. Repeated requests count. With a journal it holds for all runs together. 0 sends
+        nothing: the error says what would be needed.
     max_tokens : int, default=None
         Budget of prompts and answers together, for all runs of the journal. A request is sent
         only if what it can cost at most is left: a token for each byte of the prompt, and the
@@ -169,15 +170,17 @@ class ChatClient:
         -------
         estimate : Estimate
         """
-        return self._estimate(len(prompts), self._open(prompts))
+        return self._estimate(len(prompts), self._open([_cleaned(m) for m in prompts]))
 
-    def complete(self, prompts: Sequence[Messages]) -> list[Answer]:
+    def complete(self, prompts: Sequence[Messages], *, partial: bool = False) -> list[Answer]:
         """Ask, and wait for all answers.
 
         Parameters
         ----------
         prompts : sequence of lists of messages
             A message is a dict with "role" and "content". The same prompt is sent once.
+        partial : bool, default=False
+            Whether to begin if the budget is too small for all.
 
         Returns
         -------
@@ -192,9 +195,8 @@ class ChatClient:
         prompts = [_cleaned(messages) for messages in prompts]
         wanted = self._open(prompts)
         estimate = self._estimate(len(prompts), wanted)
-        self._budget.check(
-            estimate.n_requests, estimate.prompt_tokens + (estimate.answer_tokens or 0)
-        )
+        if not partial:
+            self._budget.check(estimate)
         if self.verbose and wanted:
             print(f"{self!r}: {estimate}", file=sys.stderr)  # noqa: T201
         fresh = self._send_all(wanted)
@@ -214,7 +216,7 @@ class ChatClient:
             check_number(name, getattr(self, name), Integral, least)
         for name in ("max_requests", "max_tokens"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), Integral, 1)
+                check_number(name, getattr(self, name), Integral, 0)
         for name in ("timeout", "max_wait"):
             check_number(name, getattr(self, name), Real, 0)
         limit = answer_limit(self.parameters)
