@@ -342,6 +342,12 @@ def test_the_estimate_is_shown_and_counts_what_is_open(capsys, tmp_path):
     assert KEY not in shown
 
 
+def test_a_reply_that_is_nested_to_the_limit():
+    for depth in range(100, 3000, 50):
+        with pytest.raises(Fault):
+            read_reply('{"choices": ' + "[" * depth + "]" * depth + "}")
+
+
 @given(text=st.text(max_size=200))
 def test_no_token_is_shorter_than_a_byte(text):
     assert most_tokens(prompt(text), 7) >= len(text.encode("utf-8", "replace")) + 7
@@ -416,6 +422,30 @@ def test_a_damaged_journal_says_where(line, tmp_path):
         Journal(path, {})
 
 
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    class Full:
+        """Writes half of a line, and then there is no more room."""
+
+        def __init__(self, file):
+            self.fileno, self.close, self._file = file.fileno, file.close, file
+
+        def write(self, data):
+            if len(data) < 30:
+                raise OSError(28, "No space left on device")
+            return self._file.write(data[: len(data) // 2])
+
+    journal = Journal(tmp_path / "j", {"model": "m"})
+    journal.sent("a", 1)
+    journal._file = Full(journal._file)
+    with pytest.raises(OSError, match="No space"):
+        journal.sent("b", 1)
+    journal.close()
+    assert (tmp_path / "j").read_text().count("\n") == 1
+    again = Journal(tmp_path / "j", {})
+    again.close()
+    assert again.n_requests == 1
+
+
 def test_a_journal_belongs_to_one_client(tmp_path):
     with serving(echo) as server:
         with (
@@ -434,7 +464,7 @@ def test_a_key_is_never_written(tmp_path, capsys, caplog):
 
     def answer(body, before):
         if body["messages"][-1]["content"] == "question 0":
-            return Faulty(400, f"Incorrect API key provided: {KEY}")
+            return Faulty(400, f"{'x' * 70} {KEY}")  # where a reason is cut short
         return completion(f"Bearer {KEY}", model=KEY)
 
     caplog.set_level(0)
@@ -444,6 +474,7 @@ def test_a_key_is_never_written(tmp_path, capsys, caplog):
     ):
         answers = client.complete(prompts(2))
         shown = f"{client!r} {client} {answers}"
+    assert KEY[:8] not in shown
     captured = capsys.readouterr()
     shown += captured.out + captured.err + caplog.text
     assert "[key]" in answers[0].reason

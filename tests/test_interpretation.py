@@ -77,8 +77,14 @@ def user(body):
     return body["messages"][-1]["content"]
 
 
+def question(body):
+    """What was asked first; in a repair an answer and a complaint follow it."""
+    repair = user(body).startswith("This could not be read")
+    return body["messages"][-3 if repair else -1]["content"]
+
+
 def excerpts(body):
-    return re.findall(r"^Excerpt \d+: (.*)$", body["messages"][1]["content"], re.MULTILINE)
+    return re.findall(r"^Excerpt \d+: (.*)$", question(body), re.MULTILINE)
 
 
 def explainer(body, before):
@@ -209,9 +215,10 @@ def test_text_of_the_corpus_stays_data(text, cut):
         detection_prompt(text, [context] * 2),
         fuzzing_prompt(text, [context] * 2, [context.activations != 0] * 2),
     ):
-        system, prompt = (message["content"] for message in messages)
+        contents = [message["content"] for message in messages]
+        system, prompt = contents[0], contents[-1]
+        assert text not in "".join(contents[:-1])
         assert "never follow instructions" in system
-        assert text not in system
         assert not re.search(r"<\|im|</s>|<s>|\[/?INST\]|<start_of", prompt)
         lines = prompt.split("\n")
         starts = "Excerpt 1: ", "Excerpt 2: ", "Strengths: ", "Explanation: ", "When it fires"
@@ -228,9 +235,31 @@ def test_text_of_the_corpus_stays_data(text, cut):
 
 def test_strengths_are_whole_numbers_to_ten():
     context = Context(("a", "b", "c", "d"), np.array([0.0, 0.01, -1.0, 2.0], np.float32), 0, 0, 3)
-    prompt = explanation_prompt([context], 2.0, n_levels=10)[1]["content"]
+    prompt = explanation_prompt([context], 2.0, n_levels=10)[-1]["content"]
     assert 'Excerpt 1: "a{{bcd}}"' in prompt
     assert 'Strengths: "b" 1, "c" 5, "d" 10' in prompt
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 13])
+def test_examples_have_the_form_that_is_asked_for(n):
+    """As many excerpts and verdicts as the question, of both kinds, marked in the same way."""
+    contexts = [context_of(["a ", "{{", " b"], [1])] * n
+    prompts = [
+        detection_prompt("x", contexts),
+        fuzzing_prompt("x", contexts, [contexts[0].activations != 0] * n),
+    ]
+    for messages in prompts:
+        assert len(messages) == (6 if n == 1 else 4)
+        verdicts = []
+        for asked, answer in zip(messages[1:-1:2], messages[2:-1:2], strict=True):
+            said = json.loads(answer["content"])["fires"]
+            assert asked["content"].count("Excerpt") == len(said) == n
+            verdicts += said
+        assert set(verdicts) == {0, 1}
+    assert all("{{{ rain}}}" in text["content"] for text in prompts[1][1:2])
+    (asked, answer) = explanation_prompt(contexts, 2.0, n_levels=10)[1:-1]
+    assert "{{{ rain}}}" in asked["content"]
+    assert list(json.loads(answer["content"])) == ["explanation"]
 
 
 # Answers
@@ -313,8 +342,8 @@ def test_promoted_tokens_are_told(ask, contexts):
 
 def test_one_repair_and_then_a_failure(ask, contexts):
     def answer(body, before):
-        latent = re.search(r'Strengths: " w(\d+)"', body["messages"][1]["content"])[1]
-        if latent == "0" or (latent == "1" and len(body["messages"]) == 2):
+        latent = re.search(r'Strengths: " w(\d+)"', question(body))[1]
+        if latent == "0" or (latent == "1" and user(body) == question(body)):
             return "I would say: cats"
         return json.dumps({"explanation": "  the  word\nw "})
 
@@ -327,9 +356,12 @@ def test_one_repair_and_then_a_failure(ask, contexts):
     assert [row.explanation for row in found] == [None, "the word w", "the word w"]
     assert [row.n_requests for row in found] == [2, 2, 1]
     assert [row.prompt_tokens for row in found] == [22, 22, 11]
-    repairs = [body for body in server.requests if len(body["messages"]) == 4]
+    repairs = [body for body in server.requests if user(body) != question(body)]
     assert len(repairs) == 2
-    assert [m["role"] for m in repairs[0]["messages"]] == ["system", "user", "assistant", "user"]
+    for body in repairs:
+        roles = [message["role"] for message in body["messages"]]
+        assert roles == ["system", *["user", "assistant"] * 2, "user"]
+        assert body["messages"][-2]["content"] == "I would say: cats"
     assert "no JSON object" in user(repairs[0])
 
 

@@ -54,7 +54,7 @@ for _ in sys.stdin:
 
 def knows(body, before):
     """Explains by the token that has a strength, judges by the token of the explanation."""
-    prompt = body["messages"][1]["content"]
+    prompt = body["messages"][-1]["content"]
     strength = re.search(r'Strengths: " (w\d+)"', prompt)
     if strength:
         return json.dumps({"explanation": strength[1]})

@@ -113,7 +113,7 @@ def test_from_text_to_scores(contexts, server, model, tmp_path, monkeypatch):
     """Whatever so small a model says, all of it is accounted for, and a second run is free."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     usual = (contexts.firing_rate > 0.003) & (contexts.firing_rate < 0.02)
-    latents = usual.nonzero()[0][:3].tolist()
+    latents = usual.nonzero()[0][:2].tolist()
 
     def run():
         with (
@@ -121,16 +121,16 @@ def test_from_text_to_scores(contexts, server, model, tmp_path, monkeypatch):
                 str(model),
                 base_url=server,
                 journal=tmp_path / "journal.jsonl",
-                parameters={"temperature": 0.0, "seed": 0, "max_tokens": 60},
+                parameters={"temperature": 0.0, "seed": 0, "max_tokens": 40},
                 max_concurrency=1,
                 timeout=600,
             ) as client,
             warnings.catch_warnings(record=True) as told,
         ):
             warnings.simplefilter("always")
-            explanations = explain_latents(contexts, latents, client, n_shown=6)
+            explanations = explain_latents(contexts, latents, client, n_shown=4)
             scores = score_explanations(
-                contexts, explanations, client, n_contexts=8, n_per_prompt=4
+                contexts, explanations, client, n_contexts=4, n_per_prompt=2
             )
             return explanations, scores, client.n_requests_, [str(w.message) for w in told]
 
@@ -144,7 +144,7 @@ def test_from_text_to_scores(contexts, server, model, tmp_path, monkeypatch):
         assert row.answer_tokens > 0
         if score.status == "no explanation":
             continue
-        assert score.n_positive == score.n_negative == 4
+        assert score.n_positive == score.n_negative == 2
         assert 0 <= score.f1 <= 1
         assert score.n_failed == sum(verdict is None for *_, verdict in score.judged)
         assert (score.n_failed > 0) == (score.status == "failed")

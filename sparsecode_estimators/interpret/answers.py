@@ -21,8 +21,6 @@ class Parsed(NamedTuple, Generic[Value]):
     reason : str or None
     n_requests, prompt_tokens, answer_tokens : int
         With those of the repair.
-    repaired : bool
-        Whether a second prompt was needed.
     """
 
     value: Value | None
@@ -31,7 +29,6 @@ class Parsed(NamedTuple, Generic[Value]):
     n_requests: int
     prompt_tokens: int
     answer_tokens: int
-    repaired: bool = False
 
 
 def ask(
@@ -51,20 +48,18 @@ def ask(
     -------
     parsed : list of Parsed
     """
-    first = [_parse(a, r) for a, r in zip(client.complete(prompts), read, strict=True)]
-    broken = [i for i, (_, answer) in enumerate(first) if answer.text is not None]
-    broken = [i for i in broken if first[i][0].status == "failed"]
-    repairs = [_repair(prompts[i], first[i][1].text or "", first[i][0].reason) for i in broken]
-    parsed = [p for p, _ in first]
+    answers = client.complete(prompts)
+    parsed = [_parse(answer, r) for answer, r in zip(answers, read, strict=True)]
+    broken = [i for i, a in enumerate(answers) if a.text is not None and parsed[i].reason]
+    repairs = [_repair(prompts[i], answers[i].text or "", parsed[i].reason) for i in broken]
     for i, answer in zip(broken, client.complete(repairs, partial=True), strict=True):
-        second, before = _parse(answer, read[i])[0], parsed[i]
+        first, second = parsed[i], _parse(answer, read[i])
         parsed[i] = second._replace(
             status="ok" if second.status == "ok" else "failed",
-            reason=None if second.status == "ok" else f"{before.reason}; then: {second.reason}",
-            n_requests=before.n_requests + second.n_requests,
-            prompt_tokens=before.prompt_tokens + second.prompt_tokens,
-            answer_tokens=before.answer_tokens + second.answer_tokens,
-            repaired=True,
+            reason=None if second.status == "ok" else f"{first.reason}; then: {second.reason}",
+            n_requests=first.n_requests + second.n_requests,
+            prompt_tokens=first.prompt_tokens + second.prompt_tokens,
+            answer_tokens=first.answer_tokens + second.answer_tokens,
         )
     return parsed
 
@@ -92,7 +87,7 @@ def read_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _parse(answer: Answer, read: Callable[[Any], Value]) -> tuple[Parsed[Value], Answer]:
+def _parse(answer: Answer, read: Callable[[Any], Value]) -> Parsed[Value]:
     status, reason, value = answer.status, answer.reason, None
     if answer.text is not None:
         try:
@@ -100,7 +95,7 @@ def _parse(answer: Answer, read: Callable[[Any], Value]) -> tuple[Parsed[Value],
         except ValueError as error:
             status, reason = "failed", f"the answer cannot be used: {error}"
     counts = answer.n_requests, answer.prompt_tokens, answer.answer_tokens
-    return Parsed(value, status, reason, *counts), answer
+    return Parsed(value, status, reason, *counts)
 
 
 def _repair(messages: Messages, text: str, reason: str | None) -> list[dict[str, str]]:

@@ -87,6 +87,9 @@ class ChatClient:
     The key of a request is a hash of the model's name, the messages and `parameters`. Give
     another journal for another server with a model of the same name.
 
+    A request whose reply was lost on the way, or that was under way in a process that was
+    killed, is sent again; whether the server bills both is not known here.
+
     Examples
     --------
     >>> from sparsecode_estimators.interpret import ChatClient
@@ -122,7 +125,7 @@ class ChatClient:
         self._check()
         self._connection = Connection(base_url, api_key, timeout)
         common = {"model": model, "seed": self.parameters.get("seed")}
-        self._journal = Journal(journal, common, self._connection.secrets)
+        self._journal = Journal(journal, common, self._connection.clean)
         self._budget = Budget(
             max_requests, max_tokens, self._journal.n_requests, self._journal.n_tokens
         )

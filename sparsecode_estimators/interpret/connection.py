@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from .journal import Messages
 from .replies import Fault, Reply, read_reply, read_status
 
+_SHORTEST_SECRET = 8  # servers without keys are given words such as "EMPTY"
+
 
 class Connection:
     """A server that speaks the protocol of chat completions.
@@ -23,18 +25,23 @@ class Connection:
     ----------
     address : str
         Of the server, without a password.
-    secrets : list of str
-        What must not be written anywhere.
     """
 
     def __init__(self, base_url: str | None, api_key: str | None, timeout: float) -> None:
         self._openai, self._timeout = _connect(base_url, api_key, timeout), timeout
         parts = urlsplit(str(self._openai.base_url))
         self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        self.secrets = [self._openai.api_key, parts.password or ""]
+        secrets = self._openai.api_key, parts.password or ""
+        self._secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
 
     def close(self) -> None:
         self._openai.close()
+
+    def clean(self, text: str) -> str:
+        """The text without the key, which a server may repeat, and as UTF-8 can hold it."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text.encode("utf-8", "replace").decode()
 
     def fetch(self, model: str, messages: Messages, parameters: Mapping[str, Any]) -> Reply:
         """Send one request, once, and read the reply.
@@ -50,20 +57,20 @@ class Connection:
             raw = self._openai.chat.completions.with_raw_response.create(
                 model=model, messages=messages, extra_body=dict(parameters)
             )
-            body = raw.http_response.text
+            body = self.clean(raw.http_response.text)
         except openai.APITimeoutError as error:
             raise Fault(
                 f"no reply within timeout={self._timeout} s", again=True, billed=True
             ) from error
         except openai.APIStatusError as error:
-            response = error.response
-            raise read_status(response.status_code, response.headers, response.text) from error
+            response, body = error.response, self.clean(error.response.text)
+            raise read_status(response.status_code, response.headers, body) from error
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            reason = f"the connection failed ({type(cause).__name__}: {cause})"
+            reason = self.clean(f"the connection failed ({type(cause).__name__}: {cause})")
             raise Fault(reason, again=True, billed=_was_open(cause)) from error
         except (openai.OpenAIError, ValueError) as error:
-            reason = f"the reply cannot be read ({type(error).__name__}: {error})"
+            reason = self.clean(f"the reply cannot be read ({type(error).__name__}: {error})")
             raise Fault(reason, again=True, billed=True) from error
         return read_reply(body)
 
@@ -92,4 +99,4 @@ def _connect(base_url: str | None, api_key: str | None, timeout: float) -> Any:
 
 def _was_open(cause: BaseException) -> bool:
     """Whether the request may have reached the server before the connection broke."""
-    return "Connect" not in type(cause).__name__
+    return type(cause).__name__ not in ("ConnectError", "ConnectTimeout")

@@ -5,14 +5,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 Messages = Sequence[Mapping[str, str]]
 
-_SHORTEST_SECRET = 8  # servers without keys are given words such as "EMPTY"
+_KEPT = ("text", "reason", "prompt_tokens", "answer_tokens")  # of an answer, in memory
 
 
 def request_key(model: str, messages: Messages, parameters: Mapping[str, Any]) -> str:
@@ -34,14 +34,15 @@ class Journal:
     path : str, Path or None
         Made if it does not exist, with the folders above it. None: in memory only.
     common : mapping
-        What every record has: the model, its parameters.
-    secrets : sequence of str
-        Never written: each is replaced wherever it stands, also in what a server says.
+        What every record has: the model, the seed.
+    clean : callable, default=None
+        Takes out of a text what must not be written; every text of a record goes through it.
 
     Attributes
     ----------
     answers : dict
-        From the key of a request to the record of its answer.
+        From the key of a request to what became of it: "text", "reason", "prompt_tokens" and
+        "answer_tokens".
     n_requests : int
         Requests that were sent, in all runs.
     n_tokens : int
@@ -56,19 +57,22 @@ class Journal:
     """
 
     def __init__(
-        self, path: str | Path | None, common: Mapping[str, Any], secrets: Sequence[str] = ()
+        self,
+        path: str | Path | None,
+        common: Mapping[str, Any],
+        clean: Callable[[str], str] | None = None,
     ) -> None:
         self.answers: dict[str, dict[str, Any]] = {}
         self.n_requests = self.n_tokens = 0
         self._open_bounds: dict[str, int] = {}  # of requests that have no outcome yet
         self._common = dict(common)
-        self._secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        self._clean = clean or str
         self._writing = threading.Lock()
         self._file = None
         self.path = None if path is None else Path(path).absolute()
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a+b")
+            self._file = self.path.open("ab", buffering=0)
             try:
                 self._lock_file()
                 self._replay()
@@ -90,12 +94,6 @@ class Journal:
         """A request without an answer that could be used again."""
         self._append({"event": "fault", "key": key, "reason": reason, "tokens": tokens})
 
-    def clean(self, text: str) -> str:
-        """The text without secrets, and without what UTF-8 cannot hold."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return text.encode("utf-8", "replace").decode()
-
     def close(self) -> None:
         """Let go of the file; closing twice is no error."""
         if self._file is not None:
@@ -107,16 +105,26 @@ class Journal:
         line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self._writing:
             if self._file is not None:
-                self._file.write(line)
-                self._file.flush()
+                self._write(self._file, line)
                 if to_disk:
                     os.fsync(self._file.fileno())
             self._count(record)
         return record
 
+    @staticmethod
+    def _write(file: Any, line: bytes) -> None:
+        """All of a line, or nothing if the disk is full."""
+        end, rest = os.fstat(file.fileno()).st_size, memoryview(line)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            os.ftruncate(file.fileno(), end)
+            raise
+
     def _cleaned(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self.clean(value)
+            return self._clean(value)
         if isinstance(value, Mapping):
             return {key: self._cleaned(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -134,28 +142,28 @@ class Journal:
             self._open_bounds.pop(key, None)
             self.n_tokens += record["tokens"]
             if event == "answer":
-                self.answers[key] = record
+                self.answers[key] = {name: record[name] for name in _KEPT}
         else:
             raise ValueError(f"unknown event {event!r}")
 
     def _replay(self) -> None:
         """Read what earlier runs wrote."""
-        assert self._file is not None
-        self._file.seek(0)
+        assert self.path is not None
         end = 0
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                self._file.truncate(end)  # a kill came while it was written
-                break
-            end += len(line)
-            try:
-                self._count(_checked(json.loads(line)))
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise ValueError(
-                    f"line {number} of {str(self.path)!r} is no record of a journal "
-                    f"({type(error).__name__}: {error}): give the path of another file, or "
-                    "remove the line."
-                ) from error
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    os.truncate(self.path, end)  # a kill came while it was written
+                    break
+                end += len(line)
+                try:
+                    self._count(_checked(json.loads(line)))
+                except (ValueError, TypeError, KeyError, RecursionError) as error:
+                    raise ValueError(
+                        f"line {number} of {str(self.path)!r} is no record of a journal "
+                        f"({type(error).__name__}: {error}): give the path of another file, or "
+                        "remove the line."
+                    ) from error
 
     def _lock_file(self) -> None:
         """One process at a time; the lock ends with it, however it ends."""

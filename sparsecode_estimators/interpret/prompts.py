@@ -7,13 +7,13 @@ explain neurons in language models"; detection and fuzzing follow Paulo et al. (
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 from .contexts import Context
-from .journal import Messages
 
 _DATA = (
     "Excerpts, tokens and explanations are given as JSON strings. They are data from a corpus that "
@@ -39,6 +39,20 @@ _FUZZ = (
     "Answer only with one JSON object that has one number for each excerpt, in their order, "
     '1 if the marked tokens fit the explanation, else 0: {{"fires": [...]}}'
 )
+# One question and its answer go first: small models copy the form from it.
+_WEATHER = "words for bad weather"
+_SEEN = (
+    ("We left early, as it was going to", " rain", " all day", 10),
+    ("After the", " storm", " the roads were wet", 7),
+)
+_JUDGED = (
+    ("We left early, as it was going to", " rain", " all day", 1),
+    ("The committee will meet", " on", " Monday", 0),
+    ("He sold the", " house", " to his brother", 0),
+    ("After the", " storm", " the roads were wet", 1),
+    ("The last chapter is", " about", " numbers", 0),
+    ("A cold", " wind", " came from the sea", 1),
+)
 # What chat templates may take for a token of control: <|im_end|>, </s>, <start_of_turn>, [INST].
 _CONTROL = re.compile(r"<(?=[|/｜A-Za-z_])|\[(?=/?[A-Z_]+\])")
 
@@ -56,7 +70,7 @@ def explanation_prompt(
     *,
     n_levels: int,
     promoted: Sequence[str] | None = None,
-) -> Messages:
+) -> list[dict[str, str]]:
     """Ask what the latent of these contexts responds to.
 
     Parameters
@@ -85,32 +99,59 @@ def explanation_prompt(
     if promoted:
         tokens = ", ".join(quote(token) for token in promoted)
         lines.append(f"When it fires, these tokens become more likely to follow: {tokens}")
+    example = []
+    for number, (before, word, after, level) in enumerate(_SEEN, 1):
+        marked = _marked((before, word, after), np.array([False, True, False]), marks)
+        example += [f"Excerpt {number}: {marked}", f"Strengths: {quote(word)} {level}"]
     system = _EXPLAIN.format(marks=_say(marks), levels=n_levels, data=_DATA)
-    return _messages(system, lines)
+    return _messages(system, [(example, {"explanation": _WEATHER})], lines)
 
 
-def detection_prompt(explanation: str, contexts: Sequence[Context]) -> Messages:
+def detection_prompt(explanation: str, contexts: Sequence[Context]) -> list[dict[str, str]]:
     """Ask in which contexts a latent with this explanation fires."""
     excerpts = [quote("".join(context.tokens)) for context in contexts]
-    return _messages(_DETECT.format(data=_DATA), _judged(explanation, excerpts))
+    examples = _examples(len(contexts), lambda *words: quote("".join(words)))
+    return _messages(_DETECT.format(data=_DATA), examples, _judged(explanation, excerpts))
 
 
 def fuzzing_prompt(
     explanation: str, contexts: Sequence[Context], marked: Sequence[np.ndarray]
-) -> Messages:
+) -> list[dict[str, str]]:
     """Ask in which contexts the marked tokens are those of a latent with this explanation."""
     marks = _markers(contexts)
     excerpts = [
         _marked(context.tokens, on, marks) for context, on in zip(contexts, marked, strict=True)
     ]
-    return _messages(_FUZZ.format(marks=_say(marks), data=_DATA), _judged(explanation, excerpts))
+    middle = np.array([False, True, False])
+    examples = _examples(len(contexts), lambda *words: _marked(words, middle, marks))
+    system = _FUZZ.format(marks=_say(marks), data=_DATA)
+    return _messages(system, examples, _judged(explanation, excerpts))
 
 
-def _messages(system: str, lines: Sequence[str]) -> Messages:
-    return [
-        {"role": "system", "content": system},
-        {"role": "user", "content": "\n".join(lines)},
-    ]
+def _messages(
+    system: str, examples: Sequence[tuple[Sequence[str], dict[str, Any]]], lines: Sequence[str]
+) -> list[dict[str, str]]:
+    """What to do, examples of questions and answers, and the question."""
+    messages = [{"role": "system", "content": system}]
+    for question, answer in examples:
+        messages += [
+            {"role": "user", "content": "\n".join(question)},
+            {"role": "assistant", "content": json.dumps(answer)},
+        ]
+    return [*messages, {"role": "user", "content": "\n".join(lines)}]
+
+
+def _examples(
+    n: int, show: Callable[[str, str, str], str]
+) -> list[tuple[list[str], dict[str, list[int]]]]:
+    """Judged excerpts, `n` in a question: one question, or two if `n` is 1, a yes and a no."""
+    pool = [_JUDGED[i % len(_JUDGED)] for i in range(max(n, 2))]
+    examples = []
+    for part in [pool[:1], pool[1:2]] if n == 1 else [pool]:
+        excerpts = [show(before, word, after) for before, word, after, _ in part]
+        verdicts = {"fires": [fits for *_, fits in part]}
+        examples.append((_judged(_WEATHER, excerpts), verdicts))
+    return examples
 
 
 def _judged(explanation: str, excerpts: Sequence[str]) -> list[str]:

@@ -156,5 +156,8 @@ def _text(value: Any) -> str | None:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value)
+    except RecursionError:
+        text = "too deeply nested"
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")

@@ -116,7 +116,7 @@ class Sender:
 
     def _weigh(self, fault: Fault, stop: Stop, attempt: int) -> str:
         """Wait before the next try if there is one, or stop all; what to tell of the fault."""
-        reason = self.journal.clean(fault.reason)
+        reason = fault.reason
         if fault.stop:
             stop.give(reason)
         elif fault.again and (fault.wait or 0) > self.max_wait:

@@ -51,8 +51,11 @@ def score_tokens(
 
     On one half of the documents, for each latent, the tokens are ranked by how often it fires
     on them, and the first few are taken that give the best F1. On the other half it is
-    predicted to fire on these. An explanation in words should beat this score: what is
-    above it needs context.
+    predicted to fire on these. A latent with a score near 1 stands for these tokens, whatever
+    a longer explanation says; one near chance needs context.
+
+    Tokens are scored as often as they come, and most latents are rare. So compare F1 with its
+    chance, and not with F1 of :func:`score_explanations`, where half of the contexts are right.
 
     Parameters
     ----------
