@@ -6,6 +6,8 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
+
 HOUR = "3600"
 
 
@@ -118,3 +120,13 @@ def serving(answer, **options):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def mutated(content, n):
+    """`n` versions of some bytes with a piece of up to 12 replaced by something else."""
+    rng = np.random.default_rng(len(content))
+    pieces = [b"", b"[", b"}", b"null", b"\xff", b"1e999", b'"', b",", b"\n", b"-1", b"[" * 5000]
+    for _ in range(n):
+        at = rng.integers(len(content))
+        until = at + rng.integers(0, 13)
+        yield content[:at] + pieces[rng.integers(len(pieces))] + content[until:]

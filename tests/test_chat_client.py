@@ -7,7 +7,7 @@ import time
 from email.utils import formatdate
 
 import pytest
-from chat_server import HOUR, Faulty, completion, serving
+from chat_server import HOUR, Faulty, completion, mutated, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -420,6 +420,22 @@ def test_a_damaged_journal_says_where(line, tmp_path):
     path.write_text('{"event": "sent", "key": "k", "bound": 1}\n' + line + "\n")
     with pytest.raises(ValueError, match=r"line 2 of .* is no record of a journal"):
         Journal(path, {})
+
+
+def test_a_mutated_journal_is_read_or_refused(tmp_path):
+    path = tmp_path / "j"
+    journal = Journal(path, {"model": "m"})
+    record = {"text": "t", "reason": None, "prompt_tokens": 1, "answer_tokens": 1, "tokens": 2}
+    journal.sent("a", 100)
+    journal.answered("a", **record)
+    journal.close()
+    for content in mutated(path.read_bytes(), 2000):
+        path.write_bytes(content)
+        with contextlib.suppress(ValueError):
+            again = Journal(path, {})
+            again.close()
+            assert again.n_requests <= 2
+            assert set(map(type, again.answers)) <= {str}
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path):

@@ -1,11 +1,12 @@
 """Explaining and scoring, with judges whose verdicts are known; nothing leaves the machine."""
 
+import contextlib
 import json
 import re
 
 import numpy as np
 import pytest
-from chat_server import Faulty, completion, serving
+from chat_server import Faulty, completion, mutated, serving
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
@@ -429,6 +430,17 @@ def test_a_damaged_file_is_refused(change, tmp_path):
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match="no file of Explanations, or it is damaged"):
         Explanations.load(path)
+
+
+def test_a_mutated_file_is_read_or_refused(tmp_path):
+    row = LatentScore(
+        3, "ok", None, f1=0.5, f1_interval=(0.1, 0.9), judged=((7, "top", True, None),)
+    )
+    Scores([row], {"l0": 8.0}).save(tmp_path / "s.json")
+    for content in mutated((tmp_path / "s.json").read_bytes(), 2000):
+        (tmp_path / "m.json").write_bytes(content)
+        with contextlib.suppress(ValueError):
+            assert len(Scores.load(tmp_path / "m.json")) <= 1
 
 
 # Scoring

@@ -121,7 +121,7 @@ def test_from_text_to_scores(contexts, server, model, tmp_path, monkeypatch):
                 str(model),
                 base_url=server,
                 journal=tmp_path / "journal.jsonl",
-                parameters={"temperature": 0.0, "seed": 0, "max_tokens": 40},
+                parameters={"temperature": 0.0, "seed": 0, "max_tokens": 120},
                 max_concurrency=1,
                 timeout=600,
             ) as client,

@@ -100,8 +100,8 @@ def _parse(answer: Answer, read: Callable[[Any], Value]) -> Parsed[Value]:
 
 def _repair(messages: Messages, text: str, reason: str | None) -> list[dict[str, str]]:
     request = (
-        f"This could not be read: {reason}. Answer again, only with the one JSON object that was "
-        "asked for."
+        f"This could not be read: {reason}. Answer again, briefly, only with the one JSON object "
+        "that was asked for."
     )
     return [
         *(dict(message) for message in messages),

@@ -23,8 +23,8 @@ _EXPLAIN = (
     "You describe what one latent of a sparse code of a language model responds to. You get "
     "excerpts of text in which it fires. {marks} Under each excerpt the tokens stand with their "
     "strength, from 1 (weak) to {levels} (the strongest). Look for what the marked tokens and the "
-    "words around them have in common, and say it in one short, specific sentence. {data}\n"
-    'Answer only with one JSON object: {{"explanation": "your sentence"}}'
+    "words around them have in common, and say it in one specific phrase of at most 15 words. "
+    '{data}\nAnswer only with one JSON object: {{"explanation": "your phrase"}}'
 )
 _DETECT = (
     "You judge whether a latent of a sparse code of a language model fires in excerpts of text, "
