@@ -186,7 +186,7 @@ def test_hard_contexts_are_of_similar_latents(corpus):
 def test_quoted_text_is_one_line_of_json(text):
     quoted = quote(text)
     assert json.loads(quoted) == text.encode("utf-8", "replace").decode()
-    assert len(quoted.splitlines()) <= 1 or "\n" not in quoted
+    assert len(quoted.splitlines()) == 1
     assert not re.search(r"<[|/｜A-Za-z_]|\[/?INST\]", quoted)
 
 
@@ -345,7 +345,7 @@ def test_one_repair_and_then_a_failure(ask, contexts):
     def answer(body, before):
         latent = re.search(r'Strengths: " w(\d+)"', question(body))[1]
         if latent == "0" or (latent == "1" and user(body) == question(body)):
-            return "I would say: cats"
+            return "I would say: cats<|im_end|>"
         return json.dumps({"explanation": "  the  word\nw "})
 
     def run(client):
@@ -362,7 +362,7 @@ def test_one_repair_and_then_a_failure(ask, contexts):
     for body in repairs:
         roles = [message["role"] for message in body["messages"]]
         assert roles == ["system", *["user", "assistant"] * 2, "user"]
-        assert body["messages"][-2]["content"] == "I would say: cats"
+        assert body["messages"][-2]["content"] == "I would say: cats\\u003c|im_end|>"
     assert "no JSON object" in user(repairs[0])
 
 

@@ -6,6 +6,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from .client import ChatClient
 from .journal import Messages
+from .prompts import without_control
 from .sender import Answer
 
 Value = TypeVar("Value")
@@ -105,7 +106,7 @@ def _repair(messages: Messages, text: str, reason: str | None) -> list[dict[str,
     )
     return [
         *(dict(message) for message in messages),
-        {"role": "assistant", "content": text},
+        {"role": "assistant", "content": without_control(text)},
         {"role": "user", "content": request},
     ]
 

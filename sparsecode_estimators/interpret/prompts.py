@@ -53,15 +53,20 @@ _JUDGED = (
     ("The last chapter is", " about", " numbers", 0),
     ("A cold", " wind", " came from the sea", 1),
 )
-# What chat templates may take for a token of control: <|im_end|>, </s>, <start_of_turn>, [INST].
-_CONTROL = re.compile(r"<(?=[|/｜A-Za-z_])|\[(?=/?[A-Z_]+\])")
+# What chat templates may take for a token of control, <|im_end|>, </s>, <start_of_turn>, [INST],
+# and what breaks a line beside those characters that JSON escapes.
+_CONTROL = re.compile(r"<(?=[|/｜A-Za-z_])|\[(?=/?[A-Z_]+\])|[\x7f-\x9f\u2028\u2029]")
 
 
 def quote(text: str) -> str:
     """Text as a JSON string on one line, in which nothing reads as a token of control."""
     text = text.encode("utf-8", "replace").decode()
-    escaped = json.dumps(text, ensure_ascii=False)
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", escaped)
+    return without_control(json.dumps(text, ensure_ascii=False))
+
+
+def without_control(text: str) -> str:
+    """The text with the first character of each token of control escaped as in JSON."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def explanation_prompt(
