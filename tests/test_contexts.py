@@ -1,5 +1,7 @@
 """Contexts and statistics of latents, against all that a dense matrix says."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,24 @@ def assert_equal_contexts(a, b):
                 assert_same(context, other)
 
 
+def test_memory_does_not_grow_with_the_text(monkeypatch):
+    """Four times the rows cost the ids of tokens and documents, and no more."""
+    monkeypatch.setattr(streams, "_BLOCK", 2**13)
+
+    def peak(n):
+        rng = np.random.default_rng(0)
+        chunks = (sparse.random_array((1000, 200), density=0.02, rng=rng) for _ in range(n // 1000))
+        ids, documents = np.zeros(n, np.int32), np.arange(n) // 500
+        tracemalloc.start()
+        collect_contexts(chunks, ids, documents, decode=["a"], n_before=4, n_after=2)
+        largest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return largest
+
+    few, many = peak(20_000), peak(80_000)
+    assert many - few < 16 * 60_000  # bytes, where the codes of a row have 48
+
+
 @settings(max_examples=5)
 @given(seed=st.integers(0, 2**16))
 def test_quantiles_of_a_frequent_latent_are_near(seed):
@@ -266,6 +286,7 @@ def test_from_a_store(tmp_path):
         ({"tokens": "abcd"}, "tokens is one text"),
         ({"tokens": [0, 1, 2, 3]}, "give decode"),
         ({"tokens": [0.5] * 4, "decode": str}, "array of integers"),
+        ({"tokens": [0, 1, -1, 2], "decode": str}, "ids from -1 to 2"),
         ({"document_ids": [0, 1]}, "document_ids has shape"),
         ({"n_top": -1}, "n_top=-1"),
         ({"n_before": 1.5}, "n_before=1.5"),

@@ -6,6 +6,7 @@ from .compare import Comparison, compare_encoders
 from .contexts import Context, LatentContexts, collect_contexts
 from .explain import Explanation, Explanations, explain_latents
 from .promoted import PromotedTokens, promoted_tokens
+from .report import LatentReport
 from .score import score_explanations
 from .scores import LatentScore, Scores
 from .sender import Answer
@@ -21,6 +22,7 @@ __all__ = [
     "Explanation",
     "Explanations",
     "LatentContexts",
+    "LatentReport",
     "LatentScore",
     "PromotedTokens",
     "Scores",

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_LARGEST_VOCABULARY = 2**26
+
 
 class Corpus:
     """Tokens by number and the documents they stand in, with 12 bytes a token.
@@ -31,7 +33,9 @@ class Corpus:
     def __init__(self, tokens: Any, document_ids: Any, decode: Any = None) -> None:
         self.ids, self.texts = _numbered(tokens, decode)
         self.document_ids = _checked_documents(document_ids, len(self.ids))
-        self._starts = np.flatnonzero(np.diff(self.document_ids, prepend=np.nan))
+        changes = self.document_ids[1:] != self.document_ids[:-1]
+        self._starts = np.append(0, np.flatnonzero(changes) + 1)
+        self._ends = np.append(self._starts[1:], len(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,13 +45,12 @@ class Corpus:
     ) -> tuple[Any, Any]:
         """First row, and the one after the last, of the text around `rows` in their documents."""
         run = np.searchsorted(self._starts, rows, side="right") - 1
-        ends = np.append(self._starts[1:], len(self))
         first = np.maximum(rows - n_before, self._starts[run])
-        return first, np.minimum(rows + n_after + 1, ends[run])
+        return first, np.minimum(rows + n_after + 1, self._ends[run])
 
     def text(self, first: int, stop: int) -> tuple[str, ...]:
         """The tokens of some rows."""
-        return tuple(self.texts[i] for i in self.ids[first:stop].tolist())
+        return tuple(map(self.texts.__getitem__, self.ids[first:stop].tolist()))
 
 
 def _numbered(tokens: Any, decode: Any) -> tuple[NDArray[np.int32], list[str]]:
@@ -61,10 +64,19 @@ def _numbered(tokens: Any, decode: Any) -> tuple[NDArray[np.int32], list[str]]:
             f"tokens has shape {ids.shape} and dtype {ids.dtype}, but with decode it must be a "
             "one-dimensional array of integers; leave decode=None for tokens that are str."
         )
+    lowest, highest = int(ids.min(initial=0)), int(ids.max(initial=0))
+    if lowest < 0 or highest >= _LARGEST_VOCABULARY:
+        raise ValueError(
+            f"tokens has ids from {lowest} to {highest}, but they must be from 0 to "
+            f"{_LARGEST_VOCABULARY - 1}, as those of a tokenizer are."
+        )
     text_of: Callable[[int], str] = decode if callable(decode) else decode.__getitem__
-    distinct, inverse = np.unique(ids, return_inverse=True)
-    numbers, texts = _by_text([text_of(i) for i in distinct.tolist()], len(distinct))
-    return numbers[inverse], texts
+    occurs = np.zeros(highest + 1, bool)
+    occurs[ids] = True
+    distinct = np.flatnonzero(occurs)
+    numbers = np.zeros(highest + 1, np.int32)
+    numbers[distinct], texts = _by_text([text_of(i) for i in distinct.tolist()], len(distinct))
+    return numbers[ids], texts
 
 
 def _by_text(tokens: Sequence[str], n: int) -> tuple[NDArray[np.int32], list[str]]:

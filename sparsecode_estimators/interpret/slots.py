@@ -1,5 +1,6 @@
 """A few entries for each latent, the best of a stream of any length."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,31 +70,21 @@ class Slots:
         if not len(entries):
             return entries, entries, entries
         touched, group, rank = _grouped(latents[entries])
-        shape = len(touched), self.size + int(rank.max()) + 1
-        where = group, self.size + rank
-
-        def beside(kept: NDArray[Any], new: Any, empty: Any) -> NDArray[Any]:
-            table = np.full(shape, empty, kept.dtype)
-            table[:, : self.size] = kept[touched]
-            table[where] = new
-            return table
-
+        beside = partial(_beside, touched=touched, where=(group, self.size + rank))
         all_keys = beside(self.keys, keys[entries], -np.inf)
         all_rows = beside(self.rows, rows[entries], -1)
         all_marks = beside(self.marks, 0 if marks is None else marks[entries], 0)
-        source = np.full(shape, -1, np.int64)
-        source[where] = entries
+        source = beside(np.full_like(self.rows, -1), entries, -1)
         if marks is not None:
             _drop_repeated(all_keys, all_marks)
         order = np.argsort(-all_keys, axis=1, kind="stable")[:, : self.size]
-        source = np.take_along_axis(source, order, 1)
-        source[np.isneginf(np.take_along_axis(all_keys, order, 1))] = -1
-        places = self._places(touched, order, source >= 0)
-        self.keys[touched] = np.take_along_axis(all_keys, order, 1)
-        self.rows[touched] = np.take_along_axis(all_rows, order, 1)
-        self.marks[touched] = np.take_along_axis(all_marks, order, 1)
-        self.places[touched] = places
-        self.rows[touched] = np.where(np.isneginf(self.keys[touched]), -1, self.rows[touched])
+        best = partial(np.take_along_axis, indices=order, axis=1)
+        is_empty = np.isneginf(best(all_keys))
+        source = np.where(is_empty, -1, best(source))
+        self.places[touched] = places = self._places(touched, order, source >= 0)
+        self.keys[touched] = best(all_keys)
+        self.rows[touched] = np.where(is_empty, -1, best(all_rows))
+        self.marks[touched] = best(all_marks)
         row, column = np.nonzero(source >= 0)
         return source[row, column], touched[row], places[row, column]
 
@@ -131,6 +122,21 @@ class Slots:
         free_first = np.argsort(~free, axis=1, kind="stable")
         rank = np.maximum(np.cumsum(~old, axis=1) - 1, 0)
         return np.where(old, places, np.take_along_axis(free_first, rank, 1))
+
+
+def _beside(
+    kept: NDArray[Any],
+    new: Any,
+    empty: Any,
+    *,
+    touched: NDArray[np.int64],
+    where: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> NDArray[Any]:
+    """What is kept of some latents, and to the right of it what is new."""
+    table = np.full((len(touched), int(where[1].max()) + 1), empty, kept.dtype)
+    table[:, : kept.shape[1]] = kept[touched]
+    table[where] = new
+    return table
 
 
 def _grouped(

@@ -64,9 +64,10 @@ def iter_codes(estimator: Any, X: Any, *, n_rows: int | None = None) -> Iterator
     last = twin[-1] if isinstance(twin, Pipeline) else twin
     if hasattr(last, "sparse_output"):
         last.set_params(sparse_output=True)
+    step = n_rows or _ROWS
     n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
-    for start in range(0, n_samples, n_rows or _ROWS):
-        yield sparse.csr_array(as_codes(twin.transform(X[start : start + (n_rows or _ROWS)]), "X"))
+    for start in range(0, n_samples, step):
+        yield sparse.csr_array(as_codes(twin.transform(X[start : start + step]), "codes"))
 
 
 def read_blocks(codes: Any, n_rows: int, n_before: int, n_after: int) -> Iterator[Block]:
