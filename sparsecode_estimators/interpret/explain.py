@@ -8,7 +8,7 @@ from typing import Any
 from .answers import ask
 from .checks import check_latents, check_number, warn_of_failures
 from .client import ChatClient
-from .contexts import LatentContexts
+from .latents import LatentContexts
 from .prompts import explanation_prompt
 from .results import Results
 from .selection import Span, shown_contexts, span

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .contexts import Context
+from .latents import Context
 
 _DATA = (
     "Excerpts, tokens and explanations are given as JSON strings. They are data from a corpus that "

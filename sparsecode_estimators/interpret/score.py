@@ -12,8 +12,8 @@ from sklearn.utils import check_random_state
 from .answers import ask
 from .checks import check_latents, check_number, warn_of_failures
 from .client import ChatClient
-from .contexts import LatentContexts
 from .explain import Explanation, Explanations
+from .latents import LatentContexts
 from .measures import Measures, chance_f1, measures
 from .scores import LatentScore, Scores, stream
 from .selection import judged_contexts

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .contexts import Context, LatentContexts
+from .latents import Context, LatentContexts
 
 Span = tuple[int, int]
 
