@@ -1,6 +1,7 @@
 """A server of chat completions on loopback that answers as a script says, faults included."""
 
 import json
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -57,7 +58,11 @@ class ChatServer:
         self._lock = threading.Lock()
 
     def handle(self, handler):
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        length = int(handler.headers["Content-Length"])
+        content = handler.rfile.read(length)
+        if len(content) < length:
+            raise ConnectionResetError("the client ended while it was asking")
+        body = json.loads(content)
         with self._lock:
             before = self.requests.count(body)
             self.requests.append(body)
@@ -109,8 +114,15 @@ def serving(answer, **options):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request, client_address):
+            """A client that was killed is no news."""
+            if not isinstance(sys.exception(), ConnectionError):
+                super().handle_error(request, client_address)
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     chat.url = f"http://127.0.0.1:{server.server_address[1]}/v1"

@@ -553,11 +553,13 @@ def test_failures_count_as_wrong_and_are_told(ask, contexts):
 def test_verdicts_are_read_strictly(ask, contexts, reply):
     def run(client):
         with pytest.warns(UserWarning, match="were not judged"):
-            return score_explanations(contexts, named(1), client, n_contexts=10)
+            return score_explanations(contexts, named(2), client, n_contexts=10)
 
     scores, server = ask(run, lambda body, before: json.dumps(reply))
-    assert (scores[0].status, scores[0].f1, scores[0].n_failed) == ("failed", 0, 10)
-    assert len(server.requests) == 4  # two prompts and a repair of each
+    for row in scores:
+        assert (row.status, row.f1, row.n_failed) == ("failed", 0, 10)
+        assert (row.baseline_f1, row.baseline_n_failed) == (0, 10)
+    assert len(server.requests) == 16  # two prompts of four kinds, and a repair of each
 
 
 def test_what_was_not_sent_has_no_score(ask, contexts):

@@ -127,8 +127,10 @@ def test_killed_at_five_random_points_nothing_is_paid_twice(tmp_path, monkeypatc
     everything = set(asked(0))
     assert 0 < len(known) < len(everything)
     assert everything == runs.answered()
-    assert len(server.requests) == n_requests == len(everything) + lost
+    assert len(server.requests) == len(everything) + lost
     assert lost <= 5 * AT_ONCE
+    # what was about to be sent when a kill came counts as sent
+    assert 0 <= n_requests - len(server.requests) <= 5 * AT_ONCE
     files = {path.name: path for path in tmp_path.rglob("*") if path.is_file()}
     assert sorted(files) == ["explanations.json", "journal.jsonl", "scores.json"]
     for path in files.values():

@@ -184,16 +184,18 @@ def _scored(
     """The row of a latent from the verdicts by its explanation, and by that of another."""
     both = [own] if by_other is None else [own, by_other]
     counts = {name: sum(getattr(v, name) for v in both) for name in COUNTS}
-    truth, n_failed = own.truth, sum(said is None for said in own.said)
-    reason = own.reason and f"{n_failed} of {len(truth)} contexts have no verdict ({own.reason})"
+    truth = own.truth
+    reason = own.reason and (
+        f"{own.n_failed} of {len(truth)} contexts have no verdict ({own.reason})"
+    )
     row = LatentScore(
         latent,
         own.status,
         reason,
-        chance_f1=chance_f1(truth.mean()),
+        chance_f1=float(chance_f1(truth.mean())),
         n_positive=int(truth.sum()),
         n_negative=int((~truth).sum()),
-        n_failed=n_failed,
+        n_failed=own.n_failed,
         judged=own.table(),
         **counts,
     )
@@ -206,6 +208,7 @@ def _scored(
             baseline_f1=base.f1,
             baseline_balanced_accuracy=base.balanced_accuracy,
             baseline_latent=other.latent,
+            baseline_n_failed=by_other.n_failed,
         )
     return row
 

@@ -35,6 +35,8 @@ class LatentScore:
         Of the explanation of another latent, on the same contexts.
     baseline_latent : int or None
         Which one.
+    baseline_n_failed : int
+        Contexts without a valid verdict there; each counts as a wrong one.
     n_positive, n_negative : int
         Contexts judged.
     n_failed : int
@@ -56,6 +58,7 @@ class LatentScore:
     baseline_f1: float | None = None
     baseline_balanced_accuracy: float | None = None
     baseline_latent: int | None = None
+    baseline_n_failed: int = 0
     n_positive: int = 0
     n_negative: int = 0
     n_failed: int = 0

@@ -79,6 +79,10 @@ class Verdicts(NamedTuple):
         return tuple((e.context.row, e.kind, e.truth, said) for e, said in pairs)
 
     @property
+    def n_failed(self) -> int:
+        return sum(said is None for said in self.said)
+
+    @property
     def truth(self) -> np.ndarray:
         return np.array([example.truth for example in self.examples])
 
