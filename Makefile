@@ -4,9 +4,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
+STUDIES := scenarios paper_studies gap_growth variants distributions mlp_sizes frontier composition wall_clock
 STAMP := .venv/installed
 
-.PHONY: demo test lint types layers docs tests test-slow test-triton clean
+.PHONY: demo test lint types layers docs tests test-slow test-triton test-saelens \
+	experiments-quick clean
 
 demo: $(STAMP)
 	$(BIN)/python experiments/demo.py
@@ -36,10 +38,19 @@ test-triton: $(STAMP)
 	$(BIN)/python -m pip install -q "triton>=3.6"
 	$(BIN)/python -m pytest -q tests/test_triton.py
 
+test-saelens: $(STAMP)
+	$(PYTHON) -m venv .venv-saelens
+	.venv-saelens/bin/python -m pip install -q -c constraints.txt torch numpy
+	.venv-saelens/bin/python -m pip install -q -e ".[fast,activations,test]" "sae-lens==6.54.*"
+	.venv-saelens/bin/python -m pytest -q -m slow tests/test_saelens.py
+
+experiments-quick: $(STAMP)
+	for s in $(STUDIES); do $(BIN)/python experiments/$$s.py --quick --again --jobs $(JOBS) || exit 1; done
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[fast,activations,plot,test,docs]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[fast,activations,interpret,plot,test,docs]"
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv docs/_build docs/gallery docs/api
+	rm -rf .venv .venv-saelens docs/_build docs/gallery docs/api
