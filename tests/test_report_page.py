@@ -184,11 +184,14 @@ def test_hostile_text_stays_text(browser, tmp_path):
     )
     browser.open(made.save(tmp_path / "hostile.html"))
     browser.wait(READY)
+    detail = "document.getElementById('detail')"
+    wide = f"{detail}.scrollWidth - {detail}.clientWidth"
     for latent in range(40):
         browser.run(f"openLatent({latent})")
         browser.wait(f"{SHOWN} === 'Latent {latent}'")
         assert browser.run("return window.hacked") is None
         assert browser.run("return document.querySelectorAll('img, iframe, a').length") == 0
+        assert browser.run(f"return {wide}") <= 0
     assert browser.run("return document.querySelectorAll('script:not([type])').length") == 1
     texts = browser.run("return document.getElementById('detail').textContent")
     assert "<img src=x onerror=window.hacked=1>" in texts

@@ -44,7 +44,7 @@ function histogramChart([begin, counts], [first, stop]) {
   for (const bin of ticks(first, stop)) {
     const x = (bin - first) * step;
     const anchor = x < 12 ? "start" : x > WIDTH - 12 ? "end" : "middle";
-    chart.append(shape("text", { x, y: HEIGHT + 14, "text-anchor": anchor }, number(edge(bin))));
+    chart.append(shape("text", { x, y: HEIGHT + 14, "text-anchor": anchor }, Number(edge(bin).toPrecision(2))));
   }
   return chart;
 }

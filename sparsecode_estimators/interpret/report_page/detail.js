@@ -93,7 +93,7 @@ function contextList(contexts, largest) {
     for (let i = 0; i < firing.length; i += 2) codes.set(firing[i], firing[i + 1]);
     const text = element("p", "");
     text.dir = "auto";
-    tokens.forEach((token, i) => text.append(tokenElement(i ? page.texts[token] : page.texts[token].trimStart() || page.texts[token], codes.get(i), largest, i === center)));
+    tokens.forEach((token, i) => text.append(tokenElement(i ? page.texts[token] : unindented(page.texts[token]), codes.get(i), largest, i === center)));
     const item = element("li", "", element("span", "code", number(codes.get(center))), text);
     item.title = `document ${document_}, row ${row}`;
     list.append(item);

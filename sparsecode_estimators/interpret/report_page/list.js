@@ -34,7 +34,7 @@ class LatentList {
 
   reveal() {
     const place = this.latents.indexOf(this.selected);
-    if (place < 0) return;
+    if (place < 0 || !this.box.clientHeight) return; // nothing is in sight before a layout
     const top = place * ROW;
     const bottom = top + ROW - this.box.clientHeight;
     if (this.box.scrollTop > top) this.box.scrollTop = top;

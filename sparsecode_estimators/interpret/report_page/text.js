@@ -14,7 +14,6 @@ function sign(character) {
   const code = character.charCodeAt(0);
   if (character === "\n") return "↵";
   if (character === "\t") return "⇥";
-  if (code < 0x20) return String.fromCharCode(0x2400 + code);
   return `⟨${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
 }
 
@@ -22,16 +21,20 @@ function visible(text) {
   return text === "" ? "∅" : text.replace(HIDDEN, sign);
 }
 
+function unindented(text) {
+  return text.replace(/^ +(?! *$)/, ""); // spaces alone stay
+}
+
 // A token as one of several in a line: whether it begins a word matters little there.
 function trimmed(text) {
-  return visible(text.trimStart() || text);
+  return visible(/^ +$/.test(text) ? text.replaceAll(" ", "␣") : unindented(text));
 }
 
 // A token by itself: the space before it is shown.
 function spaced(text) {
   const made = element("span", "");
-  if (text.startsWith(" ") && text.trim()) made.append(element("span", "sign", "␣"), visible(text.slice(1)));
-  else made.append(visible(text.trim() ? text : text.replaceAll(" ", "␣")));
+  if (/^ +[^ ]/.test(text)) made.append(element("span", "sign", "␣"), visible(text.slice(1)));
+  else made.append(trimmed(text));
   return made;
 }
 
