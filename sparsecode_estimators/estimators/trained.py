@@ -36,7 +36,7 @@ from .start import Trainee, begin, read_dictionaries
 from .validation import _fit_context
 
 _MAX_DEAD_AFTER = 10_000_000
-_ROWS_FOR_LATENT = 16  # in which a latent that is alive should have fired
+_ROWS_FOR_LATENT = 4  # in which a latent that is alive should have fired
 
 
 class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):

@@ -109,9 +109,9 @@ class UnrolledEncoder(BaseSparseEncoder):
         Whether ``fit`` goes on from the last fit.
     dead_after : int >= 1 or "auto", default="auto"
         Rows after which a silent latent counts as dead and is revived. "auto": a twentieth of
-        all rows that ``max_iter`` epochs read, at least 16 for each latent, but at most two passes
+        all rows that ``max_iter`` epochs read, at least 4 for each latent, but at most two passes
         over the rows, and 10⁷.
-    aux_alpha : float >= 0, default=1/32
+    aux_alpha : float >= 0, default=1.0
         Weight of the auxiliary loss by which dead latents learn the residual.
     sparse_output : bool, default=False
         Whether ``transform`` returns CSR.
@@ -238,7 +238,7 @@ class UnrolledEncoder(BaseSparseEncoder):
         shuffle=True,
         warm_start=False,
         dead_after="auto",
-        aux_alpha=1 / 32,
+        aux_alpha=1.0,
         sparse_output=False,
         random_state=None,
         device="auto",
