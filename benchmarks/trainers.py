@@ -75,13 +75,13 @@ def ours(
     D = unit(torch.randn(N, d, generator=generator))
     activation = make_activation("topk" if k else "relu", k, D, alpha, bounded=False)
     model = SparseAutoencoder([D.clone()], [torch.zeros(N)], D, torch.zeros(d), activation)
-    dead = DeadLatents(torch.zeros(N, dtype=torch.int64), max(total // 20, 16 * N), d // 2)
+    dead = DeadLatents(torch.zeros(N, dtype=torch.int64), max(total // 20, 4 * N), d // 2)
     settings = Settings(
         objective="reconstruction", alpha=alpha, learn_dictionary=True, learn_offset=True,
         max_iter=10**9, batch_size=10**9, optimizer=optimizer, learning_rate=lr,
         schedule=schedule, warmup=0.0,
         sparsity_warmup=0.0, max_grad_norm=None, prefix_sizes=None, tol=0.0,
-        n_iter_no_change=10**9, shuffle=False, aux_alpha=1 / 32, rounds=rounds,
+        n_iter_no_change=10**9, shuffle=False, aux_alpha=1.0, rounds=rounds,
     )  # fmt: skip
     optimizer_ = OPTIMIZERS[optimizer].fresh(trained(model, settings))
     rows = _Batch(torch.zeros(1, d))

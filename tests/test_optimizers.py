@@ -117,11 +117,33 @@ def test_latents_begin_anew(name):
         optimizer.step(dict(zip(params, grads, strict=True)), 0.01, skip=GO, unit=None)
     optimizer.forget([params[0]], torch.tensor([1, 2]))
     fresh = OPTIMIZERS[name].fresh([p.clone() for p in params])
-    for slot, new in zip(optimizer.slots.values(), fresh.slots.values(), strict=True):
-        if slot[0].ndim:
+    for kind, slot, new in zip(
+        optimizer.slots, optimizer.slots.values(), fresh.slots.values(), strict=True
+    ):
+        if slot[0].ndim and kind != "squares":
             torch.testing.assert_close(slot[0][1:3], new[0][1:3])
             assert not torch.equal(slot[0][0], new[0][0])
             assert not torch.equal(slot[1], new[1])
+
+
+def test_steps_of_latents_that_begin_anew_are_no_longer_than_others():
+    """With Adam's moments at zero they would be: their count of steps is that of all latents."""
+    rng = np.random.default_rng(432)
+    matrix, vector = torch.zeros(50, 8), torch.zeros(50)
+    optimizer = OPTIMIZERS["adam"].fresh([matrix, vector])
+    new, moved = torch.tensor([3, 7]), []
+    for step in range(1200):
+        if step == 1000:
+            optimizer.forget([matrix, vector], new)
+        before = matrix.clone(), vector.clone()
+        grads = {p: torch.tensor(rng.standard_normal(p.shape), dtype=p.dtype) for p in before}
+        grads = dict(zip((matrix, vector), grads.values(), strict=True))
+        optimizer.step(grads, 0.01, skip=GO)
+        if step >= 1000:
+            moved.append([(a - b).abs() for a, b in zip((matrix, vector), before, strict=True)])
+    for changes in zip(*moved, strict=True):
+        mean = torch.stack(changes).mean(0)
+        assert mean[new].mean() < 1.2 * mean.mean()
 
 
 def test_clipping():

@@ -348,7 +348,9 @@ def test_clipped_gradients_move_less():
     rows[0] *= 1e4  # one row has nearly all of the gradient
 
     def moved(**options):
-        sae = SAEEncoder(16, max_iter=1, batch_size=20, dict_init=D, random_state=0, **options)
+        sae = SAEEncoder(
+            16, max_iter=1, batch_size=20, dict_init=D, dead_after=10**9, random_state=0, **options
+        )
         return np.abs(sae.fit(rows).components_ - D).max()
 
     assert moved(max_grad_norm=1e-9) < moved()

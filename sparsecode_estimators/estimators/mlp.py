@@ -61,9 +61,12 @@ class MLPEncoder(BaseSparseEncoder):
         Then y stands in place of x in all that is said here of dictionary, offset, alpha, codes
         and scale, and n_targets in place of n_features.
     fit_intercept : bool or "auto", default="auto"
-        Whether to learn the offset b, from the mean on. Without it ``b = 0``. "auto": when
+        Whether to learn the offset b. Without it ``b = 0``. "auto": when
         the dictionary is learned from reconstruction; a known dictionary, or known codes, are
         taken to be all that rows are made of.
+    offset_init : {"mean", "median"}, default="mean"
+        Where the offset starts, of at most 16,384 rows. "median": at their geometric median, which
+        rows far from all others, as the first tokens of language models are, do not carry away.
     max_iter : int >= 1, default=200
         Most epochs.
     batch_size : int >= 1 or "auto", default="auto"
@@ -95,9 +98,9 @@ class MLPEncoder(BaseSparseEncoder):
         Whether ``fit`` goes on from the last fit.
     dead_after : int >= 1 or "auto", default="auto"
         Rows after which a silent latent counts as dead and is revived. "auto": a twentieth of
-        all rows that ``max_iter`` epochs read, at least 16 for each latent, but at most two passes
+        all rows that ``max_iter`` epochs read, at least 4 for each latent, but at most two passes
         over the rows, and 10⁷.
-    aux_alpha : float >= 0, default=1/32
+    aux_alpha : float >= 0, default=1.0
         Weight of the auxiliary loss by which dead latents learn the residual.
     sparse_output : bool, default=False
         Whether ``transform`` returns CSR.
@@ -129,8 +132,8 @@ class MLPEncoder(BaseSparseEncoder):
     intercept_ : ndarray of shape (n_features,)
         The offset b.
     input_intercept_ : ndarray of shape (n_features_in_,)
-        With ``objective="targets"``: the mean of X, which the encoder takes off its rows in place
-        of b.
+        With ``objective="targets"``: the start of an offset for X, which the encoder takes off its
+        rows in place of b, and which stays.
     encoder_coefs_ : list of ndarray of shape (n_in, n_out)
         Weights of the encoder's layers; they apply to ``x − b``, or to
         ``x − input_intercept_``.
@@ -204,6 +207,7 @@ class MLPEncoder(BaseSparseEncoder):
         dict_init=None,
         objective="reconstruction",
         fit_intercept="auto",
+        offset_init="mean",
         max_iter=200,
         batch_size="auto",
         learning_rate_init=3e-3,
@@ -217,7 +221,7 @@ class MLPEncoder(BaseSparseEncoder):
         shuffle=True,
         warm_start=False,
         dead_after="auto",
-        aux_alpha=1 / 32,
+        aux_alpha=1.0,
         sparse_output=False,
         random_state=None,
         device="auto",
@@ -238,6 +242,7 @@ class MLPEncoder(BaseSparseEncoder):
         self.dict_init = dict_init
         self.objective = objective
         self.fit_intercept = fit_intercept
+        self.offset_init = offset_init
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init

@@ -11,6 +11,7 @@ import torch
 from sklearn.utils.validation import check_scalar
 
 from ..kernels import rounded
+from ..learning.centres import CENTRES
 from ..learning.optimizers import OPTIMIZERS
 from ..learning.run import Settings
 from .attributes import K_SPARSE, PENALTIES
@@ -35,6 +36,7 @@ class TrainingParameters(BaseSparseCoder):
         "dict_init": ["array-like", None],
         "objective": [StrOptions({"reconstruction", "codes", "targets"})],
         "fit_intercept": ["boolean", StrOptions({"auto"})],
+        "offset_init": [StrOptions(set(CENTRES))],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..learning.activations import TopK
 from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
 from ..learning.batches import samples
+from ..learning.centres import CENTRES
 from ..learning.dead import revival_rows
 from ..learning.encoders import Inputs, SparseAutoencoder
 from .arrays import to_tensor
@@ -88,7 +90,8 @@ def begin(
     """
     x, *targets = samples(work.encoded, SAMPLE_ROWS)
     whole = targets[0] if targets else x
-    centred, offset, scale = _centred(whole, learns_offset=estimator._learns_offset())
+    centre = CENTRES[estimator.offset_init]
+    centred, offset, scale = _centred(whole, centre if estimator._learns_offset() else None)
     if work.codes is not None and estimator.dictionary is None and estimator._encodes_by_dictionary:
         D = least_squares_dictionary(work.rows.paired(work.codes), offset)
     elif start is not None:
@@ -109,9 +112,9 @@ def begin(
     )
 
 
-def _centred(x: Tensor, *, learns_offset: bool) -> tuple[Tensor, Tensor, float]:
+def _centred(x: Tensor, centre: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor, float]:
     """Rows less their offset, the offset, and the root mean square of what is left."""
-    offset = x.mean(0) if learns_offset else x.new_zeros(x.shape[1])
+    offset = x.new_zeros(x.shape[1]) if centre is None else centre(x)
     centred = x - offset
     return centred, offset, spread(centred)
 
@@ -131,7 +134,7 @@ def measured_alpha(estimator: Any, centred: Tensor, D: Tensor) -> float:
 
 def _inputs(estimator: Any, x: Tensor, targets: Tensor, D: Tensor) -> tuple[Inputs, float]:
     """What an encoder starts from that sees x and has to find codes of the targets."""
-    _, offset, scale = _centred(x, learns_offset=True)
+    _, offset, scale = _centred(x, CENTRES[estimator.offset_init])
     few = slice(None, None, -(-len(x) // revival_rows(D)))
     # atoms that share a row are told apart by the largest products, as by a k-sparse encoder
     k = estimator._sparsity() or max(1, D.shape[1] // 10)

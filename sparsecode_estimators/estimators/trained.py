@@ -40,7 +40,7 @@ from .validation import _fit_context
 T = TypeVar("T")
 
 _MAX_DEAD_AFTER = 10_000_000
-_ROWS_FOR_LATENT = 16  # in which a latent that is alive should have fired
+_ROWS_FOR_LATENT = 4  # in which a latent that is alive should have fired
 
 
 @dataclass

@@ -72,9 +72,12 @@ class UnrolledEncoder(BaseSparseEncoder):
         y stands in place of x in all that is said here of dictionary, offset, alpha, codes and
         scale, and n_targets in place of n_features.
     fit_intercept : bool or "auto", default="auto"
-        Whether to learn the offset b, from the mean on. Without it ``b = 0``. "auto": when
+        Whether to learn the offset b. Without it ``b = 0``. "auto": when
         the dictionary is learned from reconstruction; a known dictionary, or known codes, are
         taken to be all that rows are made of.
+    offset_init : {"mean", "median"}, default="mean"
+        Where the offset starts, of at most 16,384 rows. "median": at their geometric median, which
+        rows far from all others, as the first tokens of language models are, do not carry away.
     max_iter : int >= 1, default=200
         Most epochs.
     batch_size : int >= 1 or "auto", default="auto"
@@ -106,9 +109,9 @@ class UnrolledEncoder(BaseSparseEncoder):
         Whether ``fit`` goes on from the last fit.
     dead_after : int >= 1 or "auto", default="auto"
         Rows after which a silent latent counts as dead and is revived. "auto": a twentieth of
-        all rows that ``max_iter`` epochs read, at least 16 for each latent, but at most two passes
+        all rows that ``max_iter`` epochs read, at least 4 for each latent, but at most two passes
         over the rows, and 10⁷.
-    aux_alpha : float >= 0, default=1/32
+    aux_alpha : float >= 0, default=1.0
         Weight of the auxiliary loss by which dead latents learn the residual.
     sparse_output : bool, default=False
         Whether ``transform`` returns CSR.
@@ -136,8 +139,8 @@ class UnrolledEncoder(BaseSparseEncoder):
     intercept_ : ndarray of shape (n_features,)
         The offset b.
     input_intercept_ : ndarray of shape (n_features_in_,)
-        With ``objective="targets"``: the mean of X, which the encoder takes off its rows in place
-        of b.
+        With ``objective="targets"``: the start of an offset for X, which the encoder takes off its
+        rows in place of b, and which stays.
     input_components_ : ndarray of shape (n_components_, n_features_in_)
         With ``objective="targets"``: the dictionary that the steps have in place of D.
     encoder_coefs_ : list of ndarray of shape (n_features, n_components_)
@@ -222,6 +225,7 @@ class UnrolledEncoder(BaseSparseEncoder):
         dict_init=None,
         objective="reconstruction",
         fit_intercept="auto",
+        offset_init="mean",
         max_iter=200,
         batch_size="auto",
         learning_rate_init=3e-3,
@@ -235,7 +239,7 @@ class UnrolledEncoder(BaseSparseEncoder):
         shuffle=True,
         warm_start=False,
         dead_after="auto",
-        aux_alpha=1 / 32,
+        aux_alpha=1.0,
         sparse_output=False,
         random_state=None,
         device="auto",
@@ -255,6 +259,7 @@ class UnrolledEncoder(BaseSparseEncoder):
         self.dict_init = dict_init
         self.objective = objective
         self.fit_intercept = fit_intercept
+        self.offset_init = offset_init
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init

@@ -112,9 +112,15 @@ class Adam(Optimizer):
         )
 
     def forget(self, params: list[Tensor], latents: Tensor) -> None:
-        for name in ("means", "squares"):
-            for moment in _those_of(params, self.params, self.slots[name]):
-                moment.index_fill_(0, latents, 0.0)
+        for mean in _those_of(params, self.params, self.slots["means"]):
+            mean.index_fill_(0, latents, 0.0)
+        for square in _those_of(params, self.params, self.slots["squares"]):
+            # With zeros a step soon is six learning rates long, for the correction of young moments
+            # goes by the age of the whole parameter. So those of the other latents.
+            others = torch.ones(len(square), dtype=square.dtype, device=square.device)
+            others.index_fill_(0, latents, 0.0)
+            usual = torch.tensordot(others, square, dims=1) / others.sum().clamp(min=1)
+            square[latents] = usual
 
 
 class SignDescent(Optimizer):
