@@ -138,7 +138,7 @@ def test_steps_of_latents_that_begin_anew_are_no_longer_than_others():
         before = matrix.clone(), vector.clone()
         grads = {p: torch.tensor(rng.standard_normal(p.shape), dtype=p.dtype) for p in before}
         grads = dict(zip((matrix, vector), grads.values(), strict=True))
-        optimizer.step(grads, 0.01, skip=GO)
+        optimizer.step(grads, 0.01, skip=GO, unit=None)
         if step >= 1000:
             moved.append([(a - b).abs() for a, b in zip((matrix, vector), before, strict=True)])
     for changes in zip(*moved, strict=True):

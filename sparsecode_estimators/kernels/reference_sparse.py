@@ -93,9 +93,10 @@ def products(places: Places, R: Tensor, D: Tensor) -> Tensor:
     return torch.cat([R.new_empty(0), *((R[i] * D[j]).sum(1) for i, j in parts)])
 
 
-def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor) -> Tensor:
-    """``SᵀR``, shape (n_components, n_features)."""
-    return embedding_bag(
+def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor, out: Tensor | None = None) -> Tensor:
+    """``SᵀR``, shape (n_components, n_features), in the memory of ``out`` if it is given."""
+    found = embedding_bag(
         places.rows, R, places.starts, per_sample_weights=values[places.order], mode="sum",
         include_last_offset=True,
     )  # fmt: skip
+    return found if out is None else out.copy_(found)

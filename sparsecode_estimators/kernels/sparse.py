@@ -56,6 +56,6 @@ def products(places: Places, R: Tensor, D: Tensor) -> Tensor:
     return _make(D).products(places, R, D)
 
 
-def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor) -> Tensor:
-    """``SᵀR``, shape (n_components, n_features)."""
-    return _make(R).rows_by_atom(places, values, R)
+def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor, out: Tensor | None = None) -> Tensor:
+    """``SᵀR``, shape (n_components, n_features), in the memory of ``out`` if it is given."""
+    return _make(R).rows_by_atom(places, values, R, out)

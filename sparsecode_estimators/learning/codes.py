@@ -5,6 +5,7 @@ Both kinds have the same products with matrices, so that a step of training is w
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
@@ -25,13 +26,13 @@ class Dense:
     ----------
     mask : Tensor of shape (n, n_components) or None
         Which of them may be non-zero, if that does not follow from the values.
-    rounds : bool
-        Whether products are those of numbers rounded to bfloat16.
+    work : Workspace or None
+        Has the room for products, and says whether numbers are rounded.
     """
 
-    def __init__(self, mask: Tensor | None = None, *, rounds: bool = False) -> None:
+    def __init__(self, mask: Tensor | None = None, work: Workspace | None = None) -> None:
         self.mask = mask
-        self._product = rounded.product if rounds else torch.matmul
+        self._work = work or Workspace()
 
     def masked(self, values: Tensor) -> Tensor:
         """Zeros where codes are known to be zero."""
@@ -55,15 +56,22 @@ class Dense:
 
     def decode(self, values: Tensor, D: Tensor) -> Tensor:
         """``SD``, shape (n, n_features)."""
-        return self._product(values, D)
+        return self._product(values, D, D.new_empty(len(values), D.shape[1]))
 
     def products(self, R: Tensor, D: Tensor) -> Tensor:
         """``RDᵀ`` at these places."""
-        return self._product(R, D.T)
+        return self._product(R, D.T, D.new_empty(len(R), len(D)))
 
-    def rows_by_atom(self, values: Tensor, R: Tensor) -> Tensor:
-        """``SᵀR``, shape (n_components, n_features)."""
-        return self._product(values.T, R)
+    def rows_by_atom(self, values: Tensor, R: Tensor, out: Tensor) -> Tensor:
+        """``SᵀR``, shape (n_components, n_features), in the memory of ``out``."""
+        return self._product(values.T, R, out)
+
+    def _product(self, A: Tensor, B: Tensor, out: Tensor) -> Tensor:
+        return (rounded.product if self._work.rounds else _exact)(A, B, out)
+
+
+def _exact(A: Tensor, B: Tensor, out: Tensor) -> Tensor:
+    return torch.mm(A, B, out=out)
 
 
 class Sparse:
@@ -122,9 +130,9 @@ class Sparse:
         """``RDᵀ`` at these places."""
         return sparse.products(self.places, R, D)
 
-    def rows_by_atom(self, values: Tensor, R: Tensor) -> Tensor:
-        """``SᵀR``, shape (n_components, n_features)."""
-        return sparse.rows_by_atom(self._by_atom, values, R)
+    def rows_by_atom(self, values: Tensor, R: Tensor, out: Tensor) -> Tensor:
+        """``SᵀR``, shape (n_components, n_features), in the memory of ``out``."""
+        return sparse.rows_by_atom(self._by_atom, values, R, out)
 
     def split(self, ends: Tensor) -> Sparse:
         """The same places, every row cut where the atoms reach ``ends``.
@@ -164,22 +172,34 @@ class Workspace:
         self.nested, self.rounds = nested, rounds
         self.group = group or Group()
         self.steps_dense = 0
-        self._room: Tensor | None = None
+        self._rooms: dict[str, Tensor] = {}
         self._factors: tuple[Tensor, Tensor] | None = None
 
-    def product(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """Pre-activations without their bias; the next call writes to the same place.
+    def room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
+        """Memory for a result, which lasts until the next one of this name.
 
-        Where memory is new, the system clears it first, which takes half as long as the product.
+        Where memory is new, the system clears it first, which takes half as long as a product,
+        and longer than a gradient.
         """
+        size, kept = math.prod(shape), self._rooms.get(name)
+        if kept is None or kept.numel() < size or kept.dtype != dtype:
+            kept = self._rooms[name] = torch.empty(size, dtype=dtype, device=like.device)
+        return kept[:size].view(shape)
+
+    def product(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """Pre-activations without their bias; the next call writes to the same place."""
         self._factors = hidden, weight
         if self.rounds:
-            hidden, weight = hidden.bfloat16(), weight.bfloat16()
-        shape = len(hidden), len(weight)
-        if self._room is None or self._room.numel() < shape[0] * shape[1]:
-            self._room = hidden.new_empty(shape[0] * shape[1])
-        room = self._room[: shape[0] * shape[1]].view(shape)
+            hidden, weight = (
+                self.like(name, matrix, torch.bfloat16).copy_(matrix)
+                for name, matrix in (("rounded rows", hidden), ("rounded weights", weight))
+            )
+        room = self.room("product", (len(hidden), len(weight)), hidden.dtype, hidden)
         return torch.mm(hidden, weight.T, out=room)
+
+    def like(self, name: str, matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Room for what is as large as a matrix."""
+        return self.room(name, tuple(matrix.shape), dtype or matrix.dtype, matrix)
 
     def at(self, places: Codes, pre: Tensor) -> Tensor:
         """Entries of the last product at some places, not rounded if they are few."""
@@ -203,4 +223,4 @@ class Workspace:
 
     def dense(self, mask: Tensor | None = None) -> Dense:
         """All codes."""
-        return Dense(mask, rounds=self.rounds)
+        return Dense(mask, self)
