@@ -366,3 +366,14 @@ def test_history():
     assert sae.history_["l0"][-1] == pytest.approx((codes != 0).sum(1).mean(), rel=0.05)
     assert sae.history_["n_steps"].sum() == sae.n_steps_
     assert (sae.history_["seconds"] > 0).all()
+
+
+@pytest.mark.parametrize("n_epochs", [1, 10])
+def test_batch_topk_keeps_as_many_codes_at_inference(n_epochs):
+    """Also after so short a training that the mean over batches would lag behind."""
+    X, _, _ = planted(3000, 16, 64, 4, seed=67)
+    sae = SAEEncoder(64, activation="batch_topk", n_nonzero_coefs=5, max_iter=n_epochs,
+                     random_state=0).fit(X[:2000])  # fmt: skip
+    assert sae.threshold_.shape == ()
+    assert (sae.transform(X[:2000]) != 0).sum(1).mean() == pytest.approx(5, rel=1e-3)
+    assert (sae.transform(X[2000:]) != 0).sum(1).mean() == pytest.approx(5, rel=0.1)

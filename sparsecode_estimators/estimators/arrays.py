@@ -253,7 +253,7 @@ def optional_tensor(array: np.ndarray | None, rows: Rows) -> Tensor | None:
 
 def to_array(tensor: Tensor, rows: Rows) -> np.ndarray:
     """A result as a NumPy array of the rows' type."""
-    return np.ascontiguousarray(tensor.detach().to("cpu", rows.dtype).numpy())
+    return np.asarray(tensor.detach().to("cpu", rows.dtype).numpy(), order="C")
 
 
 def collect(parts: Iterator[Any], X: Any, rows: Rows, width: int, *, sparse: bool = False) -> Any:

@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ..learning.atoms import least_squares_dictionary
+from ..learning.codes import Workspace
 from ..learning.dead import DeadLatents
 from ..learning.distributed import Group
 from ..learning.encoders import Inputs, SparseAutoencoder, initial_layers
@@ -370,7 +372,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         return self._to_model(rows).encode
 
     def _sparse_encoder(self, rows: Rows) -> Any:
-        return self._to_model(rows).encode_sparse
+        return partial(self._to_model(rows).encode_sparse, work=Workspace())
 
     def score(self, X: Any, y: Any = None) -> float:
         """Share of the variance of X, or with ``objective="targets"`` of y, that is explained.

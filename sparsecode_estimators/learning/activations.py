@@ -147,8 +147,10 @@ class TopK(Activation):
 class BatchTopK(Activation):
     """The ``n·k`` largest positive pre-activations of a batch of n rows, all others zero.
 
-    At inference, where no row may know of others, those above a threshold: the running mean of
-    the smallest active code of the batches.
+    At inference, where no row may know of others, those above a threshold. While it trains this is
+    the running mean of the smallest active code of the batches, as in the paper, which lags behind
+    a network that moves; at the end it is set so that as many codes are active as asked for
+    (:meth:`settle_`).
 
     References
     ----------
@@ -191,6 +193,12 @@ class BatchTopK(Activation):
             self.n_seen = self.n_seen + 1
             rate = (1 / self.n_seen).clamp(min=THRESHOLD_MEMORY).to(v)
             self.threshold = self.threshold.to(v) * (1 - rate) + rate * v.min()
+
+    @torch.no_grad()
+    def settle_(self, pre: Tensor) -> None:
+        """Set the threshold so that ``k`` codes of these rows are active in the mean."""
+        others = pre.numel() - min(self.k * len(pre), pre.numel())
+        self.threshold = pre.flatten().kthvalue(others + 1).values.clamp(min=0)
 
     def active(self, pre: Tensor, bias: Tensor) -> Sparse:
         below = torch.nextafter(self.threshold.to(pre), pre.new_zeros(()))

@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from ..kernels import sparse
 from ..kernels.sparse import Places
 from .activations import Activation
+from .codes import Workspace
 
 
 class Inputs(NamedTuple):
@@ -101,14 +102,21 @@ class SparseAutoencoder(nn.Module):
         return self.activation(self.pre_activations(x))
 
     @torch.no_grad()
-    def encode_sparse(self, x: Tensor) -> tuple[Places, Tensor]:
-        """Where codes may be non-zero and what they are there; never (n, n_components) codes."""
+    def encode_sparse(self, x: Tensor, work: Workspace) -> tuple[Places, Tensor]:
+        """Where codes may be non-zero and what they are there; never (n, n_components) codes.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+        work : Workspace
+            Has room for pre-activations, for one batch after the other.
+        """
         if not self.is_factored:
             codes = self.encode(x)
             places = sparse.above(codes.abs(), codes.new_zeros(codes.shape[1]))
             return places, codes[places.rows, places.atoms]
         bias = self.biases[-1]
-        pre = self.hidden(x) @ self.weights[-1].T
+        pre = work.product(self.hidden(x), self.weights[-1])
         at = self.activation.active(pre, bias)
         return at.places, self.activation.codes(at.gather(pre) + at.spread(bias), at)
 

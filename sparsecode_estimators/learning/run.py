@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..kernels.adam import to_unit_length_
 from .activations import BatchTopK, TopK
-from .batches import Batch, Rows
+from .batches import Batch, Rows, sample
 from .checkpoint import Checkpoint
 from .codes import Workspace
 from .dead import LOOK_EVERY, DeadLatents
@@ -23,6 +23,7 @@ from .optimizers import Optimizer, clip_, rate
 from .reduction import over_group
 
 LAST_REVIVAL = 2 / 3  # share of the steps after which dead latents stay dead
+SETTLING = 2**24  # codes on which the threshold of BatchTopK is set at the end
 WIDE_START = 8  # times as many active codes as asked for, when their number has to fall
 
 
@@ -277,6 +278,9 @@ class Run:
             to_unit_length_(self.model.dictionary)
         if self.settings.moves_steps:
             self.model.refresh_()
+        if isinstance(self.model.activation, BatchTopK):
+            x = sample(self.sources[0], max(1, SETTLING // len(self.model.dictionary)))
+            self.model.activation.settle_(self.model.pre_activations(x))
 
     def _check(self) -> None:
         loss = self.totals[0].item()
