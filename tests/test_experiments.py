@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -345,3 +346,18 @@ def test_frontier_counts_what_the_layers_do(load):
     assert mcc["SAE + ITO", 50] > mcc["SAE + ITO", 1]
     assert mcc["exact codes", 1] == row["ceiling"]
     assert len(row["timings"]["seconds_of_a_row"]) == len(row["points"])
+
+
+def test_numbers_quoted_in_the_guide_are_those_of_the_results():
+    page = (RESULTS.parents[1] / "docs" / "user_guide" / "claims.rst").read_text()
+    n_quoted = 0
+    for line in page.split("\n   * - ")[2:]:
+        *_, found, where = line.split("\n     - ")
+        script = re.search(r"experiments/(\w+)\.py", where)
+        if script:
+            kept = (RESULTS / f"{script[1]}_quick.txt").read_text()
+            numbers = re.findall(r"\b\d\.\d{3}\b", found)
+            assert numbers, line
+            assert [n for n in numbers if n not in kept] == [], line
+            n_quoted += len(numbers)
+    assert n_quoted > 20
