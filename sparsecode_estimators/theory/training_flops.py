@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..learning.codes import FEW
+from ..learning.run import SETTLING
 
 UPDATE = {"adam": 12, "sign": 8}  # operations of an optimiser for each parameter
 UNIT = 3  # operations for each entry of an atom that is brought to unit length
@@ -35,6 +36,8 @@ def training(encoder: Any, n: int) -> int:
     total = n * sum(rows) + encoder.n_steps_ * _step(encoder, N, M, moves=moves)
     if encoder.objective == "codes" and encoder.dictionary is None:
         total += 2 * n * N * (N + M)  # the dictionary by least squares
+    if encoder.activation == "batch_topk":  # codes by which the threshold is set at the end
+        total += min(n, max(1, SETTLING // N)) * encoder_products(encoder, N, M)
     if getattr(encoder, "weights", None) == "analytic" and moves:
         total += encoder.n_iter_ * 4 * N * M * (N + M)  # computed anew after every epoch
     return round(total)
