@@ -196,7 +196,7 @@ def test_a_text_that_is_wrong_may_be_mended(tmp_path):
 def test_a_full_disk(tmp_path, monkeypatch):
     options = {"rows_per_shard": 90, **BOTH}
     run(store=tmp_path / "whole", **options)
-    write, shards = store_files._write_whole, []
+    write, shards = store_files.write_whole, []
 
     def full(path, content):
         if path.suffix == ".safetensors":
@@ -206,7 +206,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
         return write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_files, "_write_whole", full)
+        patch.setattr(store_files, "write_whole", full)
         with pytest.raises(OSError, match="A shard could not be written"):
             run(store=tmp_path / "s", **options)
     run(store=tmp_path / "s", **options)

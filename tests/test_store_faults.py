@@ -37,7 +37,7 @@ def test_an_error_in_the_block_keeps_what_was_appended(tmp_path):
 def test_a_full_disk_leaves_the_store_as_it_was(tmp_path, monkeypatch, step):
     store = filled(tmp_path / "s", X[:100], rows_per_shard=40)
     before = contents(store.path)
-    write, replace, sync = store_files._write_whole, os.replace, store_files._sync_folder
+    write, replace, sync = store_files.write_whole, os.replace, store_files._sync_folder
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -55,7 +55,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path, monkeypatch, step):
     writer = store.writer()
     with monkeypatch.context() as patch:
         if step == "shard":
-            patch.setattr(store_files, "_write_whole", half_written)
+            patch.setattr(store_files, "write_whole", half_written)
         elif step == "rename":
             patch.setattr(os, "replace", full)
         elif step == "manifest":

@@ -79,7 +79,7 @@ class Manifest:
         """
         content = {"format": "ActivationStore", "version": _VERSION, **asdict(self)}
         text = json.dumps(content, indent=1, allow_nan=False).encode()
-        _write_whole(folder / MANIFEST, iter([text]))
+        write_whole(folder / MANIFEST, iter([text]))
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -207,7 +207,7 @@ def write_shard(
             for start in range(0, len(flat), _CHUNK):
                 yield flat[start : start + _CHUNK]
 
-    crc32 = _write_whole(folder / name, content())
+    crc32 = write_whole(folder / name, content())
     return Shard(name, len(tensors[ROWS]), crc32)
 
 
@@ -281,7 +281,7 @@ def remove_leftovers(folder: Path, manifest: Manifest) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write_whole(path: Path, content: Iterator[bytes | memoryview]) -> int:
+def write_whole(path: Path, content: Iterator[bytes | memoryview]) -> int:
     """Write a file under another name, rename it when it is on the disk; its CRC-32."""
     partial = path.with_name(path.name + PARTIAL)
     crc32 = 0

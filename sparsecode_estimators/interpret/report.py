@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.store_files import _write_whole
+from ..datasets.store_files import write_whole
 from .contexts import LatentContexts
 from .promoted import PromotedTokens
 from .report_pieces import PER_PIECE, EncoderPieces, Texts, listed, packed
@@ -132,7 +132,7 @@ class LatentReport:
             raise FileNotFoundError(
                 f"path={str(path)!r}: there is no folder {str(path.parent)!r}; make it first."
             )
-        _write_whole(path, (part.encode() for part in self._page()))
+        write_whole(path, (part.encode() for part in self._page()))
         return path
 
     def _repr_html_(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-from ..datasets.store_files import _write_whole
+from ..datasets.store_files import write_whole
 
 Row = TypeVar("Row")
 Self = TypeVar("Self", bound="Results[Any]")
@@ -85,7 +85,7 @@ class Results(Sequence[Row]):
         """
         content = {"format": type(self).__name__, "version": _VERSION, **self.to_dict()}
         text = json.dumps(content, indent=1, allow_nan=False)
-        _write_whole(Path(path), iter([text.encode()]))
+        write_whole(Path(path), iter([text.encode()]))
 
     @classmethod
     def load(cls: type[Self], path: str | Path) -> Self:
