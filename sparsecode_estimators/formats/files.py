@@ -61,6 +61,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     safe_open = _safetensors().safe_open
     _size(path)
     with _only_value_errors(path, "safetensors"), safe_open(path, framework="pt") as file:
+        # the file is no dict: it has keys, but cannot be looped over
         return {name: as_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
 
 

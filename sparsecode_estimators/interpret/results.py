@@ -6,11 +6,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from ..datasets.store_files import write_whole
 
-Row = TypeVar("Row")
+
+class LatentRow(Protocol):
+    """A dataclass with what is known of one latent."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def latent(self) -> int: ...
+
+    @property
+    def status(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=LatentRow)
 Self = TypeVar("Self", bound="Results[Any]")
 _VERSION = 1
 
@@ -36,7 +49,7 @@ class Results(Sequence[Row]):
     def __init__(self, rows: Iterable[Row], metadata: Mapping[str, Any] | None = None) -> None:
         self.rows = tuple(rows)
         self.metadata = dict(metadata or {})
-        self._places = {row.latent: i for i, row in enumerate(self.rows)}  # type: ignore[attr-defined]
+        self._places = {row.latent: i for i, row in enumerate(self.rows)}
         if len(self._places) < len(self.rows):
             raise ValueError("two rows are of the same latent: leave one out.")
 
@@ -50,7 +63,7 @@ class Results(Sequence[Row]):
         return iter(self.rows)
 
     def __repr__(self) -> str:
-        counts = Counter(row.status for row in self.rows)  # type: ignore[attr-defined]
+        counts = Counter(row.status for row in self.rows)
         parts = ", ".join(f"{n} {status}" for status, n in counts.items())
         return f"{type(self).__name__}({parts})"
 
@@ -66,7 +79,7 @@ class Results(Sequence[Row]):
 
     def to_dict(self) -> dict[str, Any]:
         """Metadata, and a dict for each latent, of what JSON knows."""
-        return {"metadata": self.metadata, "rows": [asdict(row) for row in self.rows]}  # type: ignore[call-overload]
+        return {"metadata": self.metadata, "rows": [asdict(row) for row in self.rows]}
 
     def to_frame(self) -> Any:
         """A pandas DataFrame with a row for each latent."""

@@ -127,12 +127,11 @@ class Scores(Results[LatentScore]):
         values = np.array(list(self.values(measure).values()), dtype=float)
         found: dict[str, Any] = {"mean": None, "interval": None}
         if len(values):
-            options = {"n_bootstrap": n_bootstrap, "confidence": confidence}
             rng = stream(random_state, 0)
-            found = {
-                "mean": float(values.mean()),
-                "interval": mean_interval(values, rng=rng, **options),  # type: ignore[arg-type]
-            }
+            interval = mean_interval(
+                values, rng=rng, n_bootstrap=n_bootstrap, confidence=confidence
+            )
+            found = {"mean": float(values.mean()), "interval": interval}
         return {**found, "n_latents": len(self.rows), "n_scored": len(values)}
 
 
