@@ -27,9 +27,13 @@ class Activation(nn.Module):
     ----------
     penalised : bool
         Whether the loss has a penalty, which then depends on alpha.
+    rectifies : bool
+        Whether codes are max(v, 0) at their places, and nothing else is made of v, so that
+        derivatives need no graph.
     """
 
     penalised = False
+    rectifies = False
 
     def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Codes:
         """Where codes of a batch may be non-zero, or their derivatives.
@@ -91,6 +95,10 @@ class ReLU(Activation):
     def __init__(self, *, bounded: bool = False) -> None:
         super().__init__()
         self.bounded = bounded
+
+    @property
+    def rectifies(self) -> bool:  # type: ignore[override]
+        return not self.bounded
 
     def price(self, alpha: float) -> float:
         return 0.0 if self.bounded else alpha

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..kernels import rounded, sparse
+from ..kernels import sparse
 from ..kernels.sparse import Places
 from .distributed import Group
 
@@ -48,7 +48,7 @@ class Dense:
 
     def per_atom(self, values: Tensor) -> Tensor:
         """Sums over the rows, shape (n_components,)."""
-        return values.sum(0)
+        return values.sum(0, dtype=_sums(values))
 
     def counts(self, values: Tensor) -> Tensor:
         """How many of them are not zero, shape (n_components,)."""
@@ -58,20 +58,27 @@ class Dense:
         """``SD``, shape (n, n_features)."""
         return self._product(values, D, D.new_empty(len(values), D.shape[1]))
 
-    def products(self, R: Tensor, D: Tensor) -> Tensor:
-        """``RDᵀ`` at these places."""
-        return self._product(R, D.T, D.new_empty(len(R), len(D)))
+    def products(self, R: Tensor, D: Tensor, out: Tensor | None = None) -> Tensor:
+        """``RDᵀ`` at these places, in the memory of ``out``."""
+        return self._product(R, D.T, D.new_empty(len(R), len(D)) if out is None else out)
 
     def rows_by_atom(self, values: Tensor, R: Tensor, out: Tensor) -> Tensor:
         """``SᵀR``, shape (n_components, n_features), in the memory of ``out``."""
         return self._product(values.T, R, out)
 
     def _product(self, A: Tensor, B: Tensor, out: Tensor) -> Tensor:
-        return (rounded.product if self._work.rounds else _exact)(A, B, out)
+        if not self._work.rounds:
+            return torch.mm(A, B, out=out)
+        left, right = self._work.rounded("left", A), self._work.rounded("right", B)
+        if out.dtype == torch.bfloat16:
+            return torch.mm(left, right, out=out)
+        room = self._work.like("rounded result", out, torch.bfloat16)
+        return out.copy_(torch.mm(left, right, out=room))
 
 
-def _exact(A: Tensor, B: Tensor, out: Tensor) -> Tensor:
-    return torch.mm(A, B, out=out)
+def _sums(values: Tensor) -> torch.dtype:
+    """In what sums of values are held: rounded numbers are too short for it."""
+    return torch.float32 if values.dtype == torch.bfloat16 else values.dtype
 
 
 class Sparse:
@@ -126,8 +133,8 @@ class Sparse:
         """``SD``, shape (n, n_features)."""
         return sparse.decode(self.places, values, D)
 
-    def products(self, R: Tensor, D: Tensor) -> Tensor:
-        """``RDᵀ`` at these places."""
+    def products(self, R: Tensor, D: Tensor, out: Tensor | None = None) -> Tensor:
+        """``RDᵀ`` at these places. They are few: new memory does as well as that of ``out``."""
         return sparse.products(self.places, R, D)
 
     def rows_by_atom(self, values: Tensor, R: Tensor, out: Tensor) -> Tensor:
@@ -190,16 +197,28 @@ class Workspace:
         """Pre-activations without their bias; the next call writes to the same place."""
         self._factors = hidden, weight
         if self.rounds:
-            hidden, weight = (
-                self.like(name, matrix, torch.bfloat16).copy_(matrix)
-                for name, matrix in (("rounded rows", hidden), ("rounded weights", weight))
-            )
+            hidden, weight = self.rounded("left", hidden), self.rounded("right", weight)
         room = self.room("product", (len(hidden), len(weight)), hidden.dtype, hidden)
         return torch.mm(hidden, weight.T, out=room)
 
     def like(self, name: str, matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Room for what is as large as a matrix."""
         return self.room(name, tuple(matrix.shape), dtype or matrix.dtype, matrix)
+
+    def rounded(self, name: str, matrix: Tensor) -> Tensor:
+        """The matrix in bfloat16, itself or in the room of this name, in its own order."""
+        if matrix.dtype == torch.bfloat16:
+            return matrix
+        if not matrix.is_contiguous() and matrix.T.is_contiguous():
+            return self.rounded(name, matrix.T).T
+        return self.like(name, matrix, torch.bfloat16).copy_(matrix)
+
+    def rectified(self, places: Codes, pre: Tensor, bias: Tensor) -> Tensor:
+        """``max(v, 0)`` at some places, without a graph; the next call writes to the same memory."""
+        if isinstance(places, Sparse):
+            return (self.at(places, pre) + places.spread(bias)).relu_()
+        codes = torch.add(pre, bias.to(pre.dtype), out=self.like("codes", pre))
+        return places.masked(codes.relu_())
 
     def at(self, places: Codes, pre: Tensor) -> Tensor:
         """Entries of the last product at some places, not rounded if they are few."""

@@ -49,10 +49,10 @@ class Step(NamedTuple):
 
 
 class _Active(NamedTuple):
-    """Codes at some places, with what autograd needs to go back to ``v``."""
+    """Codes at some places, with what autograd needs to go back to ``v``, if it is needed."""
 
     at: Codes
-    v: Tensor
+    v: Tensor | None
     codes: Tensor
     guess: Tensor | None
     penalty: Tensor | None
@@ -117,11 +117,11 @@ def factored(
         flat = upstream.flatten(0, 1)
         energy = 0.5 * last.square().sum() / len(x)
         loss = energy if n_prefixes == 1 else 0.5 * error.square().sum() / (len(x) * n_prefixes)
-        by_codes = parts.products(flat, model.dictionary)
+        by_codes = parts.products(flat, model.dictionary, work.like("by codes", codes))
         price = model.activation.price(alpha) / len(x)
         if price:
             by_codes += price
-            loss = loss + price * codes.sum()
+            loss = loss + price * codes.sum(dtype=loss.dtype)
         by_v, by_activation, more = _backward(model, target, active, by_codes)
         gradients = {
             model.dictionary: parts.rows_by_atom(codes, flat, work.like("atoms", model.dictionary)),
@@ -157,6 +157,8 @@ def _limited(error: Tensor, group: Group) -> Tensor:
 def _activate(model: SparseAutoencoder, pre: Tensor, alpha: float, work: Workspace) -> _Active:
     activation, bias = model.activation, model.biases[-1].detach()
     at = activation.places(pre, bias, work)
+    if activation.rectifies:
+        return _Active(at, None, work.rectified(at, pre, bias), None, None)
     with torch.enable_grad():
         v = (work.at(at, pre) + at.spread(bias)).requires_grad_()
         codes = activation.codes(v, at)
@@ -179,6 +181,9 @@ def _backward(
 ) -> tuple[Tensor, dict[Tensor, Tensor], Tensor]:
     """Derivatives by v and by the activation's parameters; what is added to the loss."""
     at, n = active.at, len(target)
+    if active.v is None:  # codes are max(v, 0)
+        backward = torch.ops.aten.threshold_backward.grad_input
+        return backward(by_codes, active.codes, 0, grad_input=by_codes), {}, target.new_zeros(())
     results, upstream, more = [active.codes], [by_codes], target.new_zeros(())
     if active.guess is not None:  # dictionary and offset are held fixed here
         error = at.decode(active.guess.detach(), model.dictionary) + (model.offset - target)
