@@ -57,11 +57,16 @@ def _many(
     """Slopes by the Gram matrix."""
     rows, atoms, _, ridge = given[:4]
     if gram is None:
-        products = atoms @ atoms.T + ridge * np.eye(len(atoms), dtype=atoms.dtype)
+        products = _product(atoms, atoms) + ridge * np.eye(len(atoms), dtype=atoms.dtype)
     else:
         products = gram.detach().contiguous().numpy()
-    more = (products, rows @ atoms.T, max_steps, warm)
+    more = (products, _product(rows, atoms), max_steps, warm)
     in_chunks(_working_set, len(rows), max(1, CHUNK // len(atoms)), *given, *more, *out)
+
+
+def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """``ABᵀ`` in as many threads as torch uses; NumPy has a number of its own."""
+    return (torch.from_numpy(A) @ torch.from_numpy(B).T).numpy()
 
 
 def _few(
@@ -129,7 +134,7 @@ def pursuit(
     out = (codes.numpy(), energy, n_iter)
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
-        given = (rows, atoms, products, rows @ atoms.T, *options, max_steps, warm, *out)
+        given = (rows, atoms, products, _product(rows, atoms), *options, max_steps, warm, *out)
         in_chunks(_pursuit, len(rows), max(1, CHUNK // n_components), *given)
 
     if n_components <= FEW and k <= DEPTH and not warm:

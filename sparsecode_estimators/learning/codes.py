@@ -214,7 +214,7 @@ class Workspace:
         return self.like(name, matrix, torch.bfloat16).copy_(matrix)
 
     def rectified(self, places: Codes, pre: Tensor, bias: Tensor) -> Tensor:
-        """``max(v, 0)`` at some places, without a graph; the next call writes to the same memory."""
+        """``max(v, 0)`` at some places, without a graph; the next call writes to the same place."""
         if isinstance(places, Sparse):
             return (self.at(places, pre) + places.spread(bias)).relu_()
         codes = torch.add(pre, bias.to(pre.dtype), out=self.like("codes", pre))
