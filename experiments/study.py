@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
+from sklearn.exceptions import ConvergenceWarning
 
 import sparsecode_estimators
 from sparsecode_estimators.plotting import mean_interval
@@ -48,7 +49,8 @@ class Study:
         ``cells(quick)``: a list of dicts that JSON can hold, no two alike.
     measure : callable
         ``measure(cell)``: a dict that JSON can hold. What may differ from run to run is under
-        "timings", a dict. It must be importable, or defined in the script that runs.
+        "timings", a dict. It must be importable, or defined in the script that runs. Warnings that
+        rows did not converge are kept beside it, others end the run.
     report : callable
         ``report(rows)``: tables and an answer, as text. A row is a cell, what was measured and
         its timings in one dict.
@@ -154,12 +156,15 @@ def _on_one_thread(measure: Callable, i: int, cell: Cell) -> tuple[int, dict[str
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as open_rows:
             warnings.simplefilter("error")
+            warnings.simplefilter("always", ConvergenceWarning)  # a few rows of many may stay open
             begin = time.perf_counter()
             found = measure(cell)
             timings = {**found.pop("timings", {}), "seconds": time.perf_counter() - begin}
-            return i, {**found, "timings": timings}
+        if open_rows:
+            found["warnings"] = [str(warning.message) for warning in open_rows]
+        return i, {**found, "timings": timings}
     finally:
         torch.set_num_threads(threads)
 

@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import study
+from sklearn.exceptions import ConvergenceWarning
 from study import RESULTS, Study, by_data_set, group, mean, table, with_interval
 
 from sparsecode_estimators.metrics import l0
@@ -170,6 +172,15 @@ def test_warnings_are_errors_in_cells(tmp_path):
 
     with pytest.raises(RuntimeWarning):
         small_study(measure).run(tmp_path / "w.json", [{"seed": 0}])
+
+
+def test_rows_that_stay_open_are_written_down(tmp_path):
+    def measure(cell):
+        warnings.warn("1 of 1024 rows did not reach tol", ConvergenceWarning, stacklevel=2)
+        return {"mean": 1.0}
+
+    (row,) = small_study(measure).run(tmp_path / "w.json", [{"seed": 0}])
+    assert row["warnings"] == ["1 of 1024 rows did not reach tol"]
 
 
 def test_command_line(tmp_path, capsys):
