@@ -95,10 +95,7 @@ class ReLU(Activation):
     def __init__(self, *, bounded: bool = False) -> None:
         super().__init__()
         self.bounded = bounded
-
-    @property
-    def rectifies(self) -> bool:  # type: ignore[override]
-        return not self.bounded
+        self.rectifies = not bounded
 
     def price(self, alpha: float) -> float:
         return 0.0 if self.bounded else alpha
