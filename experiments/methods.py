@@ -23,7 +23,9 @@ from sparsecode_estimators.metrics import (
     l0,
     mean_corr_coef,
 )
+from sparsecode_estimators.theory import count_flops
 
+CONVENTIONS = ("exact", "paper")  # of counting operations, see `count_flops`
 PAPER_ALPHA = 0.0025  # the paper's, in our form of the objective
 
 # Recovery that the paper reports: five starts on one data set, 20,000 steps, or 40,000 with nothing
@@ -111,6 +113,28 @@ def judged(encoder: Any, data: Bunch) -> dict[str, float]:
         "dictionary": dictionary_corr_coef(data.dictionary, encoder.components_),
         "explained_variance": encoder.score(data.X_test),
         "l0": l0(codes),
+    }
+
+
+def operations(encoder: Any, data: Bunch) -> dict[str, dict[str, float | None]]:
+    """Of inference, a row, and of training, all of it, by both ways of counting.
+
+    The paper has no formula for unrolled encoders, and solvers with a known dictionary are not
+    trained.
+    """
+
+    def count(phase: str, convention: str) -> float | None:
+        if convention == "paper" and isinstance(encoder, UnrolledEncoder):
+            return None
+        if phase == "inference":
+            return count_flops(encoder, data.X_test, convention=convention) / len(data.X_test)
+        if isinstance(encoder, SparseCodingEncoder) and encoder.dictionary is not None:
+            return 0
+        return count_flops(encoder, len(data.X_train), phase=phase, convention=convention)
+
+    return {
+        phase: {convention: count(phase, convention) for convention in CONVENTIONS}
+        for phase in ("inference", "training")
     }
 
 

@@ -10,6 +10,11 @@ are the package's defaults; ``paper_studies.py`` has the paper's own recipe.
 Known codes are scored by the correlation of columns that are already in order, the others under
 the best matching. Chance is that of random projections behind a ReLU (known codes: of the true
 codes of other rows); the ceiling are exact codes for the true dictionary.
+
+Operations are counted in both ways of ``theory.count_flops``: "exact" is what runs, "paper" the
+paper's formulas, which know no unrolled encoder, charge decoding to inference, and the batch twice
+to the training of sparse coding. Inference is of a row, training of the whole fit. ITO has the
+training of its SAE.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from methods import PAPER, bounds, fitted, judged, one_pass, paper_data
+from methods import CONVENTIONS, PAPER, bounds, fitted, judged, one_pass, operations, paper_data
 from study import Study, by_data_set, group, mean, table, with_interval
 
 from sparsecode_estimators import MLPEncoder, SparseCodingEncoder
@@ -48,7 +53,10 @@ def measure(cell: dict) -> dict[str, Any]:
     known = cell["scenario"] == "known_dictionary"
     found = fitted(data, cell["start"], known=known)
     return {
-        "methods": {name: judged(encoder, data) for name, encoder in found.items()},
+        "methods": {
+            name: {**judged(encoder, data), "flops": operations(encoder, data)}
+            for name, encoder in found.items()
+        },
         **bounds(data),
     }
 
@@ -66,7 +74,10 @@ def _known_codes(data: Any, seed: int) -> dict[str, Any]:
     order = np.random.default_rng([78, seed]).permutation(len(data.codes_test))
     return {
         "methods": {
-            name: {"mcc": aligned(e.fit(data.X_train, data.codes_train).transform(data.X_test))}
+            name: {
+                "mcc": aligned(e.fit(data.X_train, data.codes_train).transform(data.X_test)),
+                "flops": operations(e, data),
+            }
             for name, e in methods.items()
         },
         "chance": aligned(data.codes_test[order]),
@@ -85,10 +96,35 @@ def scores(rows: list[dict], key: str = "mcc") -> dict[str, list[list[float]]]:
 
 def report(rows: list[dict]) -> str:
     text = [
-        f"{TITLES[scenario]}, mean ± 95 % over data sets\n\n{_table(same, scenario)}\n"
+        f"{TITLES[scenario]}, mean ± 95 % over data sets\n\n{_table(same, scenario)}\n\n"
+        f"operations, mean over data sets\n\n{_operations(same)}\n"
         for scenario, same in group(rows, "scenario").items()
     ]
     return "\n".join([*text, _answer(rows)])
+
+
+def _operations(rows: list[dict]) -> str:
+    columns = [
+        (phase, convention) for phase in ("inference", "training") for convention in CONVENTIONS
+    ]
+    header = ("method", *(f"{phase}, {convention}" for phase, convention in columns))
+    return table(
+        header,
+        [
+            (name, *(_count(rows, name, *column) for column in columns))
+            for name in rows[0]["methods"]
+        ],
+    )
+
+
+def _count(rows: list[dict], name: str, phase: str, convention: str) -> str | None:
+    def value(row: dict) -> float | None:
+        return row["methods"][name]["flops"][phase][convention]
+
+    if value(rows[0]) is None:
+        return None
+    found = mean(rows, value)
+    return f"{found:,.0f}" if phase == "inference" else f"{found:.2e}"
 
 
 def _table(rows: list[dict], scenario: str) -> str:

@@ -7,6 +7,7 @@ from problems import planted
 from scipy.sparse import csr_array
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.flop_counter import FlopCounterMode
@@ -106,6 +107,11 @@ class TestPaper:
         assert count_flops(coder, 1, phase="training", **options) == 2144
         assert count_flops(coder, 2, phase="training", **options) == 2 * 2192
 
+    def test_known_codes_train_no_dictionary(self):
+        options = {"phase": "training", "convention": "paper", "n_features": 8}
+        sae = SAEEncoder(16, objective="codes", max_iter=1)
+        assert count_flops(sae, 1, **options) == 1744 - 3 * 8 * 16
+
     def test_iterations_that_were_taken(self):
         """Epochs of a fit that ended early; iterations of the rows that are given."""
         sae = SAEEncoder(N, max_iter=500, tol=0.5, n_iter_no_change=2, random_state=0).fit(X)
@@ -128,6 +134,13 @@ class TestPaper:
                 inner = getattr(refiner, "estimator_", sae)
                 assert count_flops(refiner, 512, **options) == count_flops(inner, 512, **options)
         assert count_flops(ITORefiner(dictionary=D).fit(X), B, phase="training") == 0
+
+    @pytest.mark.parametrize("convention", ["paper", "exact"])
+    def test_training_of_a_refiner_is_that_of_its_frozen_encoder(self, convention):
+        sae = SAEEncoder(N, max_iter=7, random_state=0).fit(X)
+        options = {"phase": "training", "convention": convention}
+        refiner = ITORefiner(FrozenEstimator(sae)).fit(X)
+        assert count_flops(refiner, 512, **options) == count_flops(sae, 512, **options) > 0
 
 
 PLAIN = {"alpha": 0.05, "max_iter": 20, "random_state": 0, "dead_after": 10**9}

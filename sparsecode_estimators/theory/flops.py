@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from ..estimators.base import BaseSparseCoder
@@ -211,6 +212,7 @@ def _training(estimator: Any, n: int) -> int:
 def _paper(estimator: Any, n: int, X: Any, phase: str, n_features: int | None) -> int:
     if phase == "training" and isinstance(estimator, ITORefiner):
         inner = getattr(estimator, "estimator_", estimator.estimator)
+        inner = inner.estimator if isinstance(inner, FrozenEstimator) else inner
         return 0 if inner is None else _paper(inner, n, X, phase, n_features)
     shape = _shape(estimator, n_features)
     kind = "solver"

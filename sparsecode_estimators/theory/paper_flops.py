@@ -14,8 +14,9 @@ class Shape(NamedTuple):
 
 
 def _learned(estimator: Any) -> int:
-    """ℓ: whether the dictionary is learned."""
-    return int(estimator.dictionary is None)
+    """ℓ: whether steps of training move the dictionary. Those by known codes do not."""
+    by_codes = getattr(estimator, "objective", None) == "codes"
+    return int(estimator.dictionary is None and not by_codes)
 
 
 def _sae_inference(estimator: Any, shape: Shape, B: int, T: int) -> int:
