@@ -5,7 +5,8 @@
 
 ``--model`` is the folder of a saved causal model, such as SmolLM2-135M; without it the tiny GPT-2
 of the package is used. The text is the docstrings of installed packages, or what ``--texts`` names
-(a file or folder of text or JSON lines). Documents are held out whole, by file.
+(a file or folder of text or JSON lines), in pieces of a few paragraphs. Documents are held out
+whole, by file.
 
 Of the SAE, of the same with its codes refined (k-sparse, at the same k, so at matched L0), and of
 a random dictionary with codes by the same solver, measured on documents that were held out:
@@ -52,6 +53,7 @@ from sparsecode_estimators.metrics import (
 
 PACKAGES = ("numpy", "sklearn", "scipy", "torch", "transformers", "pandas", "matplotlib", "sphinx")
 SHORTEST = 200  # characters of a docstring
+PIECE = 2000  # characters of a few paragraphs, unless one is longer
 HELD_OUT = 10  # one file of so many
 QUICK = {"characters": 250_000, "epochs": 4, "batch_size": 512, "rows": 1000, "documents": 12}
 FULL = {"characters": 12_000_000, "epochs": 2, "batch_size": 2048, "rows": 20_000, "documents": 200}
@@ -76,10 +78,26 @@ def docstrings() -> Iterator[tuple[str, str]]:
 
 
 def documents(path: Path) -> Iterator[tuple[str, str]]:
-    """Documents of the caller in random order, each under a name of its own."""
-    found = list(read_documents(path, "text"))
-    for number in np.random.RandomState(0).permutation(len(found)):
-        yield str(number), str(found[number])
+    """Pieces of the caller's documents in random order, each with the number of its document."""
+    named = [
+        (str(number), piece)
+        for number, document in enumerate(read_documents(path, "text"))
+        for piece in pieces(str(document))
+    ]
+    for i in np.random.RandomState(0).permutation(len(named)):
+        yield named[i]
+
+
+def pieces(document: str) -> Iterator[str]:
+    """Whole paragraphs, as many as make a piece."""
+    piece = ""
+    for paragraph in document.split("\n\n"):
+        if piece and len(piece) + len(paragraph) > PIECE:
+            yield piece
+            piece = ""
+        piece += paragraph + "\n\n"
+    if piece.strip():
+        yield piece
 
 
 def _docstrings(file: Path) -> Iterator[str]:
@@ -169,15 +187,17 @@ def main() -> None:
     parser.add_argument("--layer", type=int, help="default: the middle one")
     parser.add_argument("--precision", default="float32", help="that the model computes in")
     parser.add_argument("--texts", type=Path, help="a file or folder in place of docstrings")
-    parser.add_argument("--characters", type=int)
+    parser.add_argument("--characters", type=int, help="of the text, held-out documents included")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--documents", type=int, help="on which the model's loss is measured")
     parser.add_argument("--k", type=int, default=32, help="active codes of a row")
     parser.add_argument("--factor", type=int, default=8, help="latents for each feature")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("language-model-output"))
     args = parser.parse_args()
     size = {**(QUICK if args.quick else FULL)}
-    size.update({n: v for n in ("characters", "epochs") if (v := getattr(args, n)) is not None})
+    asked = {name: getattr(args, name) for name in ("characters", "epochs", "documents")}
+    size.update({name: value for name, value in asked.items() if value is not None})
     config = AutoConfig.from_pretrained(args.model)
     options = {
         "model": args.model,
