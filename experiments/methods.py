@@ -6,6 +6,7 @@ import pydoc_data.topics
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 
@@ -18,6 +19,7 @@ from sparsecode_estimators import (
 )
 from sparsecode_estimators.datasets import load_gpt2_activations, load_paper_data, make_sparse_codes
 from sparsecode_estimators.metrics import (
+    aligned_corr_coef,
     chance_level,
     dictionary_corr_coef,
     l0,
@@ -101,6 +103,28 @@ def fitted(
     coder = SparseCodingEncoder(n_init=n_init, random_state=seed, **given)
     found["exact codes" if known else "sparse coding"] = coder.fit(data.X_train)
     return found
+
+
+def known_codes(data: Bunch, seed: int) -> dict[str, Any]:
+    """Encoders that are trained on the true codes, by the correlation of columns in order."""
+    methods = one_pass(seed, objective="codes")
+    methods["MLP (1024)"] = MLPEncoder(
+        hidden_layer_sizes=(1024,), objective="codes", random_state=seed
+    )
+
+    def aligned(codes: Any) -> float:
+        return aligned_corr_coef(data.codes_test, codes)
+
+    exact = SparseCodingEncoder(dictionary=data.dictionary).fit(data.X_train)
+    order = np.random.default_rng([78, seed]).permutation(len(data.codes_test))
+    return {
+        "methods": {
+            name: {"mcc": aligned(e.fit(data.X_train, data.codes_train).transform(data.X_test))}
+            for name, e in methods.items()
+        },
+        "chance": aligned(data.codes_test[order]),
+        "ceiling": aligned(exact.transform(data.X_test)),
+    }
 
 
 def judged(encoder: Any, data: Bunch) -> dict[str, float]:

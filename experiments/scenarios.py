@@ -17,11 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from methods import PAPER, bounds, fitted, judged, one_pass, paper_data
+from methods import PAPER, bounds, fitted, judged, known_codes, paper_data
 from study import Study, by_data_set, group, mean, table, with_interval
 
-from sparsecode_estimators import MLPEncoder, SparseCodingEncoder
-from sparsecode_estimators.metrics import aligned_corr_coef
 from sparsecode_estimators.plotting import RecoveryDisplay, mean_interval
 
 TITLES = {
@@ -44,33 +42,12 @@ def cells(quick: bool) -> list[dict]:
 def measure(cell: dict) -> dict[str, Any]:
     data = paper_data(cell["scenario"], cell["data_set"])
     if cell["scenario"] == "known_codes":
-        return _known_codes(data, cell["start"])
+        return known_codes(data, cell["start"])
     known = cell["scenario"] == "known_dictionary"
     found = fitted(data, cell["start"], known=known)
     return {
         "methods": {name: judged(encoder, data) for name, encoder in found.items()},
         **bounds(data),
-    }
-
-
-def _known_codes(data: Any, seed: int) -> dict[str, Any]:
-    methods = one_pass(seed, objective="codes")
-    methods["MLP (1024)"] = MLPEncoder(
-        hidden_layer_sizes=(1024,), objective="codes", random_state=seed
-    )
-
-    def aligned(codes: Any) -> float:
-        return aligned_corr_coef(data.codes_test, codes)
-
-    exact = SparseCodingEncoder(dictionary=data.dictionary).fit(data.X_train)
-    order = np.random.default_rng([78, seed]).permutation(len(data.codes_test))
-    return {
-        "methods": {
-            name: {"mcc": aligned(e.fit(data.X_train, data.codes_train).transform(data.X_test))}
-            for name, e in methods.items()
-        },
-        "chance": aligned(data.codes_test[order]),
-        "ceiling": aligned(exact.transform(data.X_test)),
     }
 
 
