@@ -3,10 +3,10 @@
     python experiments/language_model.py --quick
     python experiments/language_model.py --model FOLDER [--precision bfloat16] [--texts PATH]
 
-``--model`` is the folder of a saved causal model, such as SmolLM2-135M; without it the tiny GPT-2
-of the package is used. The text is the docstrings of installed packages, or what ``--texts`` names
-(a file or folder of text or JSON lines), in pieces of a few paragraphs. Documents are held out
-whole, by file.
+``--model`` is the folder of a saved model, such as SmolLM2-135M; without it the tiny GPT-2 of the
+package is used. For one that does not predict the next token, such as MiniLM, there is no loss. The
+text is the docstrings of installed packages, or what ``--texts`` names (a file or folder of text or
+JSON lines), in pieces of a few paragraphs. Documents are held out whole, by file.
 
 Of the SAE, of the same with its codes refined (k-sparse, at the same k, so at matched L0), and of
 a random dictionary with codes by the same solver, measured on documents that were held out:
@@ -146,11 +146,28 @@ def measure(estimator: Any, X: np.ndarray, texts: list[str], alpha: float, optio
     few = X[: min(len(X), 500)]
     gap = amortisation_gap(estimator, few, alpha=alpha)
     size = 0.5 * ((few - X.mean(axis=0)) ** 2).sum(axis=1).mean()
-    begin = time.perf_counter()
-    splice = splice_scores(options["model"], estimator, texts, random_state=0, **_of_model(options))
-    return {
+    found = {
         "explained variance": explained_variance(X, estimator.inverse_transform(codes)),
         "L0": float(l0(codes)),
+        "gap, share of the variance": float(gap.excess.mean() / size),
+        "alpha of the gap": alpha,
+        "dead share": dead_latent_fraction(codes),
+        "encoding, seconds": seconds,
+    }
+    return found | loss(estimator, texts, options) if predicts_tokens(options["model"]) else found
+
+
+def predicts_tokens(model: str) -> bool:
+    """Whether the model of a folder was saved with a head for the next token."""
+    names = AutoConfig.from_pretrained(model).architectures or []
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+
+
+def loss(estimator: Any, texts: list[str], options: dict) -> dict:
+    """What the model loses when it goes on from the reconstruction."""
+    begin = time.perf_counter()
+    splice = splice_scores(estimator=estimator, texts=texts, random_state=0, **options)
+    return {
         "loss recovered": splice.loss_recovered,
         "loss recovered, interval": splice.intervals["loss_recovered"],
         "loss recovered against the mean": splice.loss_recovered_mean,
@@ -158,18 +175,9 @@ def measure(estimator: Any, X: np.ndarray, texts: list[str], alpha: float, optio
             name: getattr(splice, f"ce_{name}") for name in ("original", "splice", "zero", "mean")
         },
         "KL": splice.kl_splice,
-        "gap, share of the variance": float(gap.excess.mean() / size),
-        "alpha of the gap": alpha,
-        "dead share": dead_latent_fraction(codes),
-        "encoding, seconds": seconds,
         "splice, seconds": time.perf_counter() - begin,
         "splice, tokens": splice.n_tokens,
     }
-
-
-def _of_model(options: dict) -> dict:
-    names = ("layer", "hook", "context_length", "precision")
-    return {name: options[name] for name in names}
 
 
 def random_dictionary(shape: tuple[int, int], X: np.ndarray, k: int, seed: int) -> Any:
@@ -183,7 +191,7 @@ def random_dictionary(shape: tuple[int, int], X: np.ndarray, k: int, seed: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="little text; under two minutes")
-    parser.add_argument("--model", default=str(TINY_GPT2), help="folder of a causal model")
+    parser.add_argument("--model", default=str(TINY_GPT2), help="folder of a saved model")
     parser.add_argument("--layer", type=int, help="default: the middle one")
     parser.add_argument("--precision", default="float32", help="that the model computes in")
     parser.add_argument("--texts", type=Path, help="a file or folder in place of docstrings")
@@ -252,7 +260,7 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
         "settings": {
             **options, "model": Path(args.model).name, "n_components": sae.n_components_,
             "k": args.k, "epochs": size["epochs"], "batch_size": size["batch_size"],
-            "seed": args.seed, "texts": str(args.texts or PACKAGES),
+            "seed": args.seed, "texts": args.texts.name if args.texts else PACKAGES,
         },
         "training documents": len(training),
         "training tokens": len(store),
@@ -279,15 +287,17 @@ def environment() -> dict:
 
 def show(result: dict) -> None:
     """The table."""
-    names = (
+    lines = result["encoders"].values()
+    wanted = (
         "explained variance", "L0", "loss recovered", "KL", "gap, share of the variance",
         "dead share", "encoding, seconds",
     )  # fmt: skip
+    names = [name for name in wanted if all(name in line for line in lines)]
     print(f"\n{result['training tokens']} training tokens, {result['settings']}\n")
     width = max(map(len, names))
     print(" " * width, *(f"{name:>18}" for name in result["encoders"]))
     for name in names:
-        print(f"{name:<{width}}", *(f"{line[name]:18.4f}" for line in result["encoders"].values()))
+        print(f"{name:<{width}}", *(f"{line[name]:18.4f}" for line in lines))
 
 
 if __name__ == "__main__":
