@@ -26,7 +26,7 @@ from workloads import write
 
 from sparsecode_estimators.datasets import load_gpt2_activations, make_sparse_codes
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 BATCH, HELD_OUT = 256, 8192
 MAKERS = {
     "ours, Adam": partial(trainers.ours, schedule="decay"),
@@ -84,7 +84,8 @@ def main() -> None:
         for trainer, make in MAKERS.items():
             try:
                 own = trainer == "sparsify, sign descent"
-                tuned = {rate: explained(make, X, N, k, rate, 100)[0] for rate in RATES}
+                rates = RATES[:1] if own else RATES
+                tuned = {rate: explained(make, X, N, k, rate, 100)[0] for rate in rates}
                 rate = max(tuned, key=tuned.__getitem__)
                 found = [explained(make, X, N, k, rate, seed) for seed in range(1 if quick else 3)]
             except ImportError as error:
