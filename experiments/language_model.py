@@ -11,8 +11,12 @@ JSON lines), in pieces of a few paragraphs. Documents are held out whole, by fil
 Of the SAE, of the same with its codes refined (k-sparse, at the same k, so at matched L0), and of
 a random dictionary with codes by the same solver, measured on documents that were held out:
 explained variance, active codes, share of latents that never fire, the amortisation gap at the
-alpha whose optimum is as sparse, and what the language model loses (``splice_scores``). The store
-and the SAE's checkpoint are in ``--out``: a run that is killed goes on where it was.
+alpha whose optimum is as sparse, and what the language model loses (``splice_scores``).
+
+In some models, SmolLM2 among them, one token of ten thousand is a hundred times as long as the
+others and has most of the variance: ``--max-norm 10`` leaves such rows out (the spliced model has
+them). The store and the SAE's checkpoint are in ``--out``: a run that is killed goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -195,6 +199,9 @@ def main() -> None:
     parser.add_argument("--layer", type=int, help="default: the middle one")
     parser.add_argument("--precision", default="float32", help="that the model computes in")
     parser.add_argument("--texts", type=Path, help="a file or folder in place of docstrings")
+    parser.add_argument(
+        "--max-norm", type=float, help="leave out rows that are so many times as long as the median"
+    )
     parser.add_argument("--characters", type=int, help="of the text, held-out documents included")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--documents", type=int, help="on which the model's loss is measured")
@@ -229,11 +236,12 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
     seconds["text"] = time.perf_counter() - begin
 
     begin = time.perf_counter()
+    rows = {"max_norm": args.max_norm}
     store = load_activations(
-        training, dtype="float16", store=args.out / "store", verbose=1, **options
+        training, dtype="float16", store=args.out / "store", verbose=1, **options, **rows
     ).data
     seconds["store"] = time.perf_counter() - begin
-    X = load_activations(held_out, **options).data[: size["rows"]]
+    X = load_activations(held_out, **options, **rows).data[: size["rows"]]
 
     begin = time.perf_counter()
     sae = SAEEncoder(
@@ -258,7 +266,7 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
         print(f"{name}: measured in {seconds[name]:.0f} s", flush=True)
     return {
         "settings": {
-            **options, "model": Path(args.model).name, "n_components": sae.n_components_,
+            **options, **rows, "model": Path(args.model).name, "n_components": sae.n_components_,
             "k": args.k, "epochs": size["epochs"], "batch_size": size["batch_size"],
             "seed": args.seed, "texts": args.texts.name if args.texts else PACKAGES,
         },

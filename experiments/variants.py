@@ -8,9 +8,9 @@ coding, at matched L0, on planted rows and on activations of the tiny GPT-2. Eac
 same way: the learning rates of one grid, and for those whose sparsity follows from alpha, for every
 rate the alpha with which as many latents fire on validation rows as the others may use, found by
 bisection. What explains most on validation rows is kept and judged on test rows. (Sparse coding has
-no learning rate.) The full run trains for some 1,500 steps, the quick one for some hundred. In so few the penalised encoders do
-not become sparse by themselves, and the alpha that makes them so costs them their reconstruction:
-which activation is best is a question for the full run.
+no learning rate.) The full run trains for some 1,500 steps, the quick one for some hundred: in so
+few the penalised encoders do not become sparse by themselves, and the alpha that makes them so
+costs them their reconstruction. Which activation is best is a question for the full run.
 
 Chance: planted, MCC of random projections behind a ReLU; GPT-2, the variance that k-sparse codes
 (OMP) for random rows as atoms explain. Ceiling: planted, k-sparse codes for the true dictionary;
