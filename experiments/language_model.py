@@ -3,15 +3,20 @@
     python experiments/language_model.py --quick
     python experiments/language_model.py --model FOLDER [--precision bfloat16] [--texts PATH]
 
-``--model`` is the folder of a saved causal model, such as SmolLM2-135M; without it the tiny GPT-2
-of the package is used. The text is the docstrings of installed packages, or what ``--texts`` names
-(a file or folder of text or JSON lines). Documents are held out whole, by file.
+``--model`` is the folder of a saved model, such as SmolLM2-135M; without it the tiny GPT-2 of the
+package is used. For one that does not predict the next token, such as MiniLM, there is no loss. The
+text is the docstrings of installed packages, or what ``--texts`` names (a file or folder of text or
+JSON lines), in pieces of a few paragraphs. Documents are held out whole, by file.
 
 Of the SAE, of the same with its codes refined (k-sparse, at the same k, so at matched L0), and of
 a random dictionary with codes by the same solver, measured on documents that were held out:
 explained variance, active codes, share of latents that never fire, the amortisation gap at the
-alpha whose optimum is as sparse, and what the language model loses (``splice_scores``). The store
-and the SAE's checkpoint are in ``--out``: a run that is killed goes on where it was.
+alpha whose optimum is as sparse, and what the language model loses (``splice_scores``).
+
+In some models, SmolLM2 among them, one token of ten thousand is a hundred times as long as the
+others and has most of the variance: ``--max-norm 10`` leaves such rows out (the spliced model has
+them). The store and the SAE's checkpoint are in ``--out``: a run that is killed goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ from sparsecode_estimators.metrics import (
 
 PACKAGES = ("numpy", "sklearn", "scipy", "torch", "transformers", "pandas", "matplotlib", "sphinx")
 SHORTEST = 200  # characters of a docstring
+PIECE = 2000  # characters of a few paragraphs, unless one is longer
 HELD_OUT = 10  # one file of so many
 QUICK = {"characters": 250_000, "epochs": 4, "batch_size": 512, "rows": 1000, "documents": 12}
 FULL = {"characters": 12_000_000, "epochs": 2, "batch_size": 2048, "rows": 20_000, "documents": 200}
@@ -76,10 +82,26 @@ def docstrings() -> Iterator[tuple[str, str]]:
 
 
 def documents(path: Path) -> Iterator[tuple[str, str]]:
-    """Documents of the caller in random order, each under a name of its own."""
-    found = list(read_documents(path, "text"))
-    for number in np.random.RandomState(0).permutation(len(found)):
-        yield str(number), str(found[number])
+    """Pieces of the caller's documents in random order, each with the number of its document."""
+    named = [
+        (str(number), piece)
+        for number, document in enumerate(read_documents(path, "text"))
+        for piece in pieces(str(document))
+    ]
+    for i in np.random.RandomState(0).permutation(len(named)):
+        yield named[i]
+
+
+def pieces(document: str) -> Iterator[str]:
+    """Whole paragraphs, as many as make a piece."""
+    piece = ""
+    for paragraph in document.split("\n\n"):
+        if piece and len(piece) + len(paragraph) > PIECE:
+            yield piece
+            piece = ""
+        piece += paragraph + "\n\n"
+    if piece.strip():
+        yield piece
 
 
 def _docstrings(file: Path) -> Iterator[str]:
@@ -128,11 +150,28 @@ def measure(estimator: Any, X: np.ndarray, texts: list[str], alpha: float, optio
     few = X[: min(len(X), 500)]
     gap = amortisation_gap(estimator, few, alpha=alpha)
     size = 0.5 * ((few - X.mean(axis=0)) ** 2).sum(axis=1).mean()
-    begin = time.perf_counter()
-    splice = splice_scores(options["model"], estimator, texts, random_state=0, **_of_model(options))
-    return {
+    found = {
         "explained variance": explained_variance(X, estimator.inverse_transform(codes)),
         "L0": float(l0(codes)),
+        "gap, share of the variance": float(gap.excess.mean() / size),
+        "alpha of the gap": alpha,
+        "dead share": dead_latent_fraction(codes),
+        "encoding, seconds": seconds,
+    }
+    return found | loss(estimator, texts, options) if predicts_tokens(options["model"]) else found
+
+
+def predicts_tokens(model: str) -> bool:
+    """Whether the model of a folder was saved with a head for the next token."""
+    names = AutoConfig.from_pretrained(model).architectures or []
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+
+
+def loss(estimator: Any, texts: list[str], options: dict) -> dict:
+    """What the model loses when it goes on from the reconstruction."""
+    begin = time.perf_counter()
+    splice = splice_scores(estimator=estimator, texts=texts, random_state=0, **options)
+    return {
         "loss recovered": splice.loss_recovered,
         "loss recovered, interval": splice.intervals["loss_recovered"],
         "loss recovered against the mean": splice.loss_recovered_mean,
@@ -140,18 +179,9 @@ def measure(estimator: Any, X: np.ndarray, texts: list[str], alpha: float, optio
             name: getattr(splice, f"ce_{name}") for name in ("original", "splice", "zero", "mean")
         },
         "KL": splice.kl_splice,
-        "gap, share of the variance": float(gap.excess.mean() / size),
-        "alpha of the gap": alpha,
-        "dead share": dead_latent_fraction(codes),
-        "encoding, seconds": seconds,
         "splice, seconds": time.perf_counter() - begin,
         "splice, tokens": splice.n_tokens,
     }
-
-
-def _of_model(options: dict) -> dict:
-    names = ("layer", "hook", "context_length", "precision")
-    return {name: options[name] for name in names}
 
 
 def random_dictionary(shape: tuple[int, int], X: np.ndarray, k: int, seed: int) -> Any:
@@ -165,19 +195,24 @@ def random_dictionary(shape: tuple[int, int], X: np.ndarray, k: int, seed: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="little text; under two minutes")
-    parser.add_argument("--model", default=str(TINY_GPT2), help="folder of a causal model")
+    parser.add_argument("--model", default=str(TINY_GPT2), help="folder of a saved model")
     parser.add_argument("--layer", type=int, help="default: the middle one")
     parser.add_argument("--precision", default="float32", help="that the model computes in")
     parser.add_argument("--texts", type=Path, help="a file or folder in place of docstrings")
-    parser.add_argument("--characters", type=int)
+    parser.add_argument(
+        "--max-norm", type=float, help="leave out rows that are so many times as long as the median"
+    )
+    parser.add_argument("--characters", type=int, help="of the text, held-out documents included")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--documents", type=int, help="on which the model's loss is measured")
     parser.add_argument("--k", type=int, default=32, help="active codes of a row")
     parser.add_argument("--factor", type=int, default=8, help="latents for each feature")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("language-model-output"))
     args = parser.parse_args()
     size = {**(QUICK if args.quick else FULL)}
-    size.update({n: v for n in ("characters", "epochs") if (v := getattr(args, n)) is not None})
+    asked = {name: getattr(args, name) for name in ("characters", "epochs", "documents")}
+    size.update({name: value for name, value in asked.items() if value is not None})
     config = AutoConfig.from_pretrained(args.model)
     options = {
         "model": args.model,
@@ -201,11 +236,12 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
     seconds["text"] = time.perf_counter() - begin
 
     begin = time.perf_counter()
+    rows = {"max_norm": args.max_norm}
     store = load_activations(
-        training, dtype="float16", store=args.out / "store", verbose=1, **options
+        training, dtype="float16", store=args.out / "store", verbose=1, **options, **rows
     ).data
     seconds["store"] = time.perf_counter() - begin
-    X = load_activations(held_out, **options).data[: size["rows"]]
+    X = load_activations(held_out, **options, **rows).data[: size["rows"]]
 
     begin = time.perf_counter()
     sae = SAEEncoder(
@@ -230,9 +266,9 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
         print(f"{name}: measured in {seconds[name]:.0f} s", flush=True)
     return {
         "settings": {
-            **options, "model": Path(args.model).name, "n_components": sae.n_components_,
+            **options, **rows, "model": Path(args.model).name, "n_components": sae.n_components_,
             "k": args.k, "epochs": size["epochs"], "batch_size": size["batch_size"],
-            "seed": args.seed, "texts": str(args.texts or PACKAGES),
+            "seed": args.seed, "texts": args.texts.name if args.texts else PACKAGES,
         },
         "training documents": len(training),
         "training tokens": len(store),
@@ -259,15 +295,17 @@ def environment() -> dict:
 
 def show(result: dict) -> None:
     """The table."""
-    names = (
+    lines = result["encoders"].values()
+    wanted = (
         "explained variance", "L0", "loss recovered", "KL", "gap, share of the variance",
         "dead share", "encoding, seconds",
     )  # fmt: skip
+    names = [name for name in wanted if all(name in line for line in lines)]
     print(f"\n{result['training tokens']} training tokens, {result['settings']}\n")
     width = max(map(len, names))
     print(" " * width, *(f"{name:>18}" for name in result["encoders"]))
     for name in names:
-        print(f"{name:<{width}}", *(f"{line[name]:18.4f}" for line in result["encoders"].values()))
+        print(f"{name:<{width}}", *(f"{line[name]:18.4f}" for line in lines))
 
 
 if __name__ == "__main__":

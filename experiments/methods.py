@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pydoc_data.topics
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 
@@ -18,6 +20,7 @@ from sparsecode_estimators import (
 )
 from sparsecode_estimators.datasets import load_gpt2_activations, load_paper_data, make_sparse_codes
 from sparsecode_estimators.metrics import (
+    aligned_corr_coef,
     chance_level,
     dictionary_corr_coef,
     l0,
@@ -103,6 +106,35 @@ def fitted(
     coder = SparseCodingEncoder(n_init=n_init, random_state=seed, **given)
     found["exact codes" if known else "sparse coding"] = coder.fit(data.X_train)
     return found
+
+
+def known_codes(
+    data: Bunch, seed: int, *, also: Callable[[Any, Bunch], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Encoders that are trained on the true codes, by the correlation of columns in order.
+
+    ``also(encoder, data)`` is what else to note down of a fitted one.
+    """
+    methods = one_pass(seed, objective="codes")
+    methods["MLP (1024)"] = MLPEncoder(
+        hidden_layer_sizes=(1024,), objective="codes", random_state=seed
+    )
+
+    def aligned(codes: Any) -> float:
+        return aligned_corr_coef(data.codes_test, codes)
+
+    def noted(encoder: Any) -> dict[str, Any]:
+        encoder.fit(data.X_train, data.codes_train)
+        found = {"mcc": aligned(encoder.transform(data.X_test))}
+        return {**found, **(also(encoder, data) if also else {})}
+
+    exact = SparseCodingEncoder(dictionary=data.dictionary).fit(data.X_train)
+    order = np.random.default_rng([78, seed]).permutation(len(data.codes_test))
+    return {
+        "methods": {name: noted(encoder) for name, encoder in methods.items()},
+        "chance": aligned(data.codes_test[order]),
+        "ceiling": aligned(exact.transform(data.X_test)),
+    }
 
 
 def judged(encoder: Any, data: Bunch) -> dict[str, float]:

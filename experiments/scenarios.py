@@ -22,11 +22,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from methods import CONVENTIONS, PAPER, bounds, fitted, judged, one_pass, operations, paper_data
+from methods import CONVENTIONS, PAPER, bounds, fitted, judged, known_codes, operations, paper_data
 from study import Study, by_data_set, group, mean, table, with_interval
 
-from sparsecode_estimators import MLPEncoder, SparseCodingEncoder
-from sparsecode_estimators.metrics import aligned_corr_coef
 from sparsecode_estimators.plotting import RecoveryDisplay, mean_interval
 
 TITLES = {
@@ -49,40 +47,20 @@ def cells(quick: bool) -> list[dict]:
 def measure(cell: dict) -> dict[str, Any]:
     data = paper_data(cell["scenario"], cell["data_set"])
     if cell["scenario"] == "known_codes":
-        return _known_codes(data, cell["start"])
+        return known_codes(data, cell["start"], also=_price)
     known = cell["scenario"] == "known_dictionary"
     found = fitted(data, cell["start"], known=known)
     return {
         "methods": {
-            name: {**judged(encoder, data), "flops": operations(encoder, data)}
+            name: {**judged(encoder, data), **_price(encoder, data)}
             for name, encoder in found.items()
         },
         **bounds(data),
     }
 
 
-def _known_codes(data: Any, seed: int) -> dict[str, Any]:
-    methods = one_pass(seed, objective="codes")
-    methods["MLP (1024)"] = MLPEncoder(
-        hidden_layer_sizes=(1024,), objective="codes", random_state=seed
-    )
-
-    def aligned(codes: Any) -> float:
-        return aligned_corr_coef(data.codes_test, codes)
-
-    exact = SparseCodingEncoder(dictionary=data.dictionary).fit(data.X_train)
-    order = np.random.default_rng([78, seed]).permutation(len(data.codes_test))
-    return {
-        "methods": {
-            name: {
-                "mcc": aligned(e.fit(data.X_train, data.codes_train).transform(data.X_test)),
-                "flops": operations(e, data),
-            }
-            for name, e in methods.items()
-        },
-        "chance": aligned(data.codes_test[order]),
-        "ceiling": aligned(exact.transform(data.X_test)),
-    }
+def _price(encoder: Any, data: Any) -> dict[str, Any]:
+    return {"flops": operations(encoder, data)}
 
 
 def scores(rows: list[dict], key: str = "mcc") -> dict[str, list[list[float]]]:

@@ -8,9 +8,9 @@ coding, at matched L0, on planted rows and on activations of the tiny GPT-2. Eac
 same way: the learning rates of one grid, and for those whose sparsity follows from alpha, for every
 rate the alpha with which as many latents fire on validation rows as the others may use, found by
 bisection. What explains most on validation rows is kept and judged on test rows. (Sparse coding has
-no learning rate.) The quick run trains for some hundred steps. In so few the penalised encoders do
-not become sparse by themselves, and the alpha that makes them so costs them their reconstruction:
-which activation is best is a question for the full run.
+no learning rate.) The full run trains for some 1,500 steps, the quick one for some hundred: in so
+few the penalised encoders do not become sparse by themselves, and the alpha that makes them so
+costs them their reconstruction. Which activation is best is a question for the full run.
 
 Chance: planted, MCC of random projections behind a ReLU; GPT-2, the variance that k-sparse codes
 (OMP) for random rows as atoms explain. Ceiling: planted, k-sparse codes for the true dictionary;
@@ -68,19 +68,19 @@ def cells(quick: bool) -> list[dict]:
     }
     if not quick:
         effort = {
-            "planted": {"n": 16_000, "N": 256, "M": 64, "k": 8, "max_iter": 60},
-            "gpt2": {"n": 16_000, "N": 640, "k": 16, "max_iter": 30},
+            "planted": {"n": 16_000, "N": 256, "M": 64, "k": 8, "max_iter": 30},
+            "gpt2": {"n": 16_000, "N": 640, "k": 16, "max_iter": 20},
         }
     tuning = {
         "rates": [3e-3] if quick else [1e-3, 3e-3, 1e-2],
-        "halvings": 3 if quick else 6,
+        "halvings": 3 if quick else 4,
         "n_init": 1,
     }
     return [
         {"rows": rows, "method": method, "data_set": data_set, **effort[rows], **tuning}
         for rows in TITLES
         for method in METHODS
-        for data_set in range(3 if quick else 5)
+        for data_set in range(3)
     ]
 
 

@@ -15,6 +15,7 @@ import study
 from sklearn.exceptions import ConvergenceWarning
 from study import RESULTS, Study, by_data_set, group, mean, table, with_interval
 
+from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, UnrolledEncoder
 from sparsecode_estimators.metrics import l0
 from sparsecode_estimators.plotting import mean_interval
 
@@ -305,6 +306,24 @@ def test_losses_add_up_to_what_is_missing(load):
             lost = composition.losses([row], name, split)
             missing = row["levels"][split]["ceiling"] - found[split]["itself"]
             assert sum(lost.values()) == pytest.approx(missing)
+
+
+def test_operations_in_both_ways_of_counting(load):
+    methods = load("methods")
+    data = methods.planted(200, 8, 16, 3, random_state=0)
+    given = {"dictionary": data.dictionary, "max_iter": 2, "random_state": 0}
+
+    def of(encoder):
+        return methods.operations(encoder.fit(data.X_train), data)
+
+    sae, unrolled = of(SAEEncoder(tol=0, **given)), of(UnrolledEncoder(**given))
+    assert sae["inference"] == {"exact": 2 * 16 * 8, "paper": 4 * 16 * 8 + 16}
+    assert sae["training"]["paper"] == 2 * 200 * (10 * 16 * 8 + 5 * 16)
+    assert unrolled["training"]["paper"] is unrolled["inference"]["paper"] is None
+    assert unrolled["inference"]["exact"] == 10 * 16 * 8
+    exact = of(SparseCodingEncoder(dictionary=data.dictionary))
+    assert exact["training"] == {"exact": 0, "paper": 0}
+    assert exact["inference"]["paper"] > exact["inference"]["exact"] > 2 * 16 * 8
 
 
 def test_alpha_is_tuned_to_the_wanted_sparsity(load):
