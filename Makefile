@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
-STUDIES := scenarios paper_studies gap_growth variants distributions mlp_sizes frontier composition wall_clock
+STUDIES := scenarios paper_studies gap_growth variants large_scale distributions mlp_sizes frontier composition wall_clock
 STAMP := .venv/installed
 
 .PHONY: demo test lint types layers docs tests test-slow test-triton test-saelens \

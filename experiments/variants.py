@@ -127,8 +127,10 @@ def _gpt2(cell: dict) -> Bunch:
     return Bunch(**_parts(X, np.concatenate(chosen), len(chosen[0])), codes_test=None)
 
 
-def _parts(X: np.ndarray, order: np.ndarray, n: int) -> dict[str, np.ndarray]:
+def _parts(X: np.ndarray, order: np.ndarray, n: int) -> dict[str, Any]:
+    length = float(np.sqrt((X[order[:n]] ** 2).sum(axis=1)).mean())
     return {
+        "alphas": (LOW * length, HIGH * length),
         "X_train": X[order[:n]],
         "X_validation": X[order[n : n + 1000]],
         "X_test": X[order[n + 1000 :]],
@@ -161,8 +163,7 @@ def _at_rate(cell: dict, data: Bunch, rate: float) -> list[tuple[float, float, A
     if cell["method"] not in PENALISED:
         encoder = make(cell, rate).fit(data.X_train)
         return [(0.0, encoder.score(data.X_validation), encoder)]
-    length = float(np.sqrt((data.X_train**2).sum(axis=1)).mean())
-    low, high = LOW * length, HIGH * length
+    low, high = data.alphas
     fits = []
     for _ in range(cell["halvings"] + 2):
         alpha = float(np.sqrt(low * high))
@@ -187,6 +188,7 @@ def make(cell: dict, rate: float) -> Any:
         return SAEEncoder(activation=method.lower(), **options)
     options["n_nonzero_coefs"] = k
     if method == "MLP, TopK":
+        options["hidden_layer_sizes"] = (cell.get("hidden", 256),)
         return MLPEncoder(activation="topk", **options)
     if method == "unrolled, TopK":
         return UnrolledEncoder(activation="topk", **options)

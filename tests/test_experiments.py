@@ -26,6 +26,7 @@ SCRIPTS = (
     "paper_studies",
     "gap_growth",
     "variants",
+    "large_scale",
     "distributions",
     "mlp_sizes",
     "wall_clock",
@@ -349,6 +350,30 @@ def test_alpha_is_tuned_to_the_wanted_sparsity(load):
     assert l0(topk.transform(data.X_test)) <= 3
     refined = variants.tuned({**cell, "method": "TopK + ITO"}, data)[0]
     assert refined.score(data.X_test) > topk.score(data.X_test)
+
+
+def test_rows_of_the_large_scale_lie_on_disk_and_share_a_dictionary(load, monkeypatch):
+    large = load("large_scale")
+    monkeypatch.setattr(large, "CHUNK", 150)
+    sizes = {"n": 400, "n_coding": 400, "N": 24, "M": 12, "k": 3, "shares": [0.1, 1.0]}
+    cell = {**sizes, "data_set": 1, "method": "truth"}
+    with large.planted_store(cell) as data:
+        folder, rows = data.X_train.path, data.X_train[:].astype(float)
+        parts = [large.planted_rows(cell, 2 + i, n) for i, n in enumerate((150, 150, 100))]
+        planted = np.concatenate([part.codes.toarray() for part in parts])
+        np.testing.assert_allclose(rows, planted @ data.dictionary, atol=1e-2)  # half precision
+        assert len(np.unique(planted, axis=0)) == 400  # no chunk is another's copy
+        np.testing.assert_allclose(data.X_test, data.codes_test @ data.dictionary, atol=1e-5)
+        truth, tried = large.fitted(cell, data)
+        topk, _ = large.fitted({**cell, **FEW_STEPS, "method": "TopK"}, data)
+    assert not folder.exists()
+    assert tried == 1
+    np.testing.assert_array_equal(truth.components_, data.dictionary)
+    assert truth.score(data.X_test) > topk.score(data.X_test)
+    assert topk.n_iter_ == FEW_STEPS["max_iter"]
+
+
+FEW_STEPS = {"max_iter": 2, "rates": [1e-2], "halvings": 1}
 
 
 def test_growth_has_the_gap_and_the_theorems_beside_it(load):
