@@ -48,8 +48,8 @@ def count_flops(
       again is left out. Dictionary learning has counted itself while it ran.
 
     **"paper"** are the formulas of O'Neill et al., to the digit, with N = n_components,
-    M = n_features, B samples, T iterations, h hidden units and ℓ = 1 if the dictionary is
-    learned:
+    M = n_features, B samples, T iterations, h hidden units and ℓ = 1 if the iterations learn
+    the dictionary, which they do neither from known codes nor when it is given:
 
     .. math::
        &\text{SAE} && B(4MN+N), && BT\,[10MN+5N+3\ell MN] \\
