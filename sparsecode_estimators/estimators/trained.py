@@ -239,8 +239,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         scale = self._scale
         if scale is None:  # parameters from elsewhere
             centred = work.whole.sample(SAMPLE_ROWS) - model.offset.detach()
-            scale = spread(centred)
-            return scale, scale, measured_alpha(self, centred, model.dictionary.detach())
+            scale = input_scale = spread(centred)
+            if model.input_offset is not None:
+                input_scale = spread(work.rows.sample(SAMPLE_ROWS) - model.input_offset)
+            return scale, input_scale, measured_alpha(self, centred, model.dictionary.detach())
         alpha = self.alpha_ if self.alpha == "auto" else float(self.alpha)
         return scale, getattr(self, "_input_scale", scale), alpha
 
