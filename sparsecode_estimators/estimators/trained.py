@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 _MAX_DEAD_AFTER = 10_000_000
 _HANDFUL = 4  # a solver holds as many matrices of codes; sparse codes need one product
+_MANY = 1024  # rows for which it pays to prepare a screen
 _ROWS_FOR_LATENT = 4  # in which a latent that is alive should have fired
 
 
@@ -374,7 +375,8 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
 
     def _sparse_encoder(self, rows: Rows) -> Any:
         model = self._to_model(rows)
-        return partial(model.encode_sparse, work=Workspace(), screen=model.screen())
+        screen = model.screen() if len(rows) >= _MANY else None
+        return partial(model.encode_sparse, work=Workspace(), screen=screen)
 
     @property
     def _sparse_width(self) -> int:
