@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from judged_latents import (
     FEWEST,
+    FEWEST_WORDS,
     MOST,
     RANDOM,
     REFINED,
@@ -61,6 +62,12 @@ N_SHOWN, PER_PROMPT = 8, 5
 LONGEST = 40  # tokens of an answer: a phrase of 15 words, or five verdicts
 MEASURES = ("f1", "balanced_accuracy")
 CHANCE = {"balanced_accuracy": 0.5}  # that of F1 is in the scores
+
+
+COPIED = (
+    "The judge gave one and the same answer to every prompt: these scores are those of that answer, "
+    "and say nothing of encoders."
+)
 
 
 class Plan(NamedTuple):
@@ -192,8 +199,8 @@ def report(result: dict[str, Any]) -> str:
         lines[f"{_said(measure)}, chance"] = [f[f"chance {measure}"] for f in encoders.values()]
     lines["said to fire, share"] = [found["said to fire"] for found in encoders.values()]
     lines["latents explained"] = [found["explanations"].get("ok", 0) for found in encoders.values()]
-    for name in ("different explanations", "contexts", "contexts without a verdict",
-                 "the same, other explanation"):  # fmt: skip
+    for name in ("different explanations", "different answers", "contexts",
+                 "contexts without a verdict", "the same, other explanation"):  # fmt: skip
         lines[name] = [found[name] for found in encoders.values()]
     compared = [
         (name, c["n_latents"], c["difference"], _range(c["interval"]), c["p_value"])
@@ -201,6 +208,7 @@ def report(result: dict[str, Any]) -> str:
         if "reason" not in c
     ]
     missing = [f"{n}: {c['reason']}" for n, c in result["comparisons"].items() if "reason" in c]
+    copied = max(found["different answers"] for found in encoders.values()) == 1
     return "\n".join(
         [
             f"{settings['latents']} latents of each encoder, detection in {settings['contexts']} "
@@ -211,6 +219,7 @@ def report(result: dict[str, Any]) -> str:
             "",
             table(("paired difference", "pairs", "mean", "interval", "p"), compared),
             *missing,
+            *(["", COPIED] if copied else []),
         ]
     )
 
@@ -274,6 +283,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             "contexts shown": N_SHOWN,
             "contexts in a prompt": PER_PROMPT,
             "fires on at least": FEWEST,
+            "fires on at least, known words": FEWEST_WORDS,
             "fires on a share of at most": MOST,
             "seed": args.seed,
         },
@@ -294,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--base-url", required=True, help="of the server; ends in /v1")
     parser.add_argument("--latents", type=int, default=20, help="of each encoder; at least 2")
     parser.add_argument("--contexts", type=int, default=20, help="judged for each latent")
-    parser.add_argument("--rows", type=int, default=200_000, help="held-out tokens, at most")
+    parser.add_argument("--rows", type=int, default=100_000, help="held-out tokens, at most")
     parser.add_argument("--concurrency", type=int, default=1, help="requests at a time")
     parser.add_argument("--max-requests", type=int, help="of all runs together; see the plan")
     parser.add_argument("--seed", type=int, default=0)

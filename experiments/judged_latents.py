@@ -24,7 +24,7 @@ from sparsecode_estimators.interpret import (
 SAE, REFINED, RANDOM, KNOWN = "SAE", "SAE + ITO", "random encoder", "known words"
 FEWEST, MOST = 50, 0.05  # tokens on which a latent has to fire, and share on which it may
 WINDOW = {"n_before": 10, "n_after": 5}
-LETTERS = 3  # of a known word
+LETTERS, FEWEST_WORDS = 3, 15  # of a known word; fewer, as none are shown for an explanation
 
 
 class Latents(NamedTuple):
@@ -55,7 +55,7 @@ def latents_of(
     documents = store.document_ids[:n_rows]
     ids, places = np.unique(store.token_ids[:n_rows], return_inverse=True)
     texts = decode_tokens(ids, store.metadata["extraction"]["tokenizer"])
-    words, indicators = known_words(texts, places)
+    words, indicators = known_words(texts, places, documents)
     refined = ITORefiner(FrozenEstimator(sae), sparse_output=True).fit(store[:100])
     rows = Rows(store, n_rows)
     codes: dict[str, Any] = {
@@ -109,15 +109,16 @@ class Rows:
         return self.store[slice(*rows.indices(self.shape[0]))]
 
 
-def usual(contexts: LatentContexts) -> np.ndarray:
+def usual(contexts: LatentContexts, fewest: int) -> np.ndarray:
     """Which latents fire often enough to be judged, and seldom enough to mean something."""
     n_firing = contexts.firing_rate * contexts.n_tokens
-    return (n_firing >= FEWEST - 0.5) & (contexts.firing_rate <= MOST)
+    return (n_firing >= fewest - 0.5) & (contexts.firing_rate <= MOST)
 
 
 def chosen(contexts: dict[str, LatentContexts], n: int, seed: int) -> dict[str, list[int]]:
     """Latents at random: the same of both codes of the SAE, others of the other encoders."""
-    allowed = {name: usual(found) for name, found in contexts.items()}
+    fewest = dict.fromkeys(contexts, FEWEST) | {KNOWN: FEWEST_WORDS}
+    allowed = {name: usual(found, fewest[name]) for name, found in contexts.items()}
     allowed[SAE] = allowed[REFINED] = allowed[SAE] & allowed[REFINED]
     drawn = {}
     for name, which in allowed.items():
@@ -128,21 +129,32 @@ def chosen(contexts: dict[str, LatentContexts], n: int, seed: int) -> dict[str, 
     return drawn
 
 
-def known_words(texts: np.ndarray, places: np.ndarray) -> tuple[list[str], sparse.csr_array]:
-    """Tokens that are words, and codes whose latents are their indicators.
+def known_words(
+    texts: np.ndarray, places: np.ndarray, documents: np.ndarray
+) -> tuple[list[str], sparse.csr_array]:
+    """Tokens that are whole words, and codes whose latents are their indicators.
 
     Parameters
     ----------
     texts : object ndarray of shape (n_texts,)
     places : int ndarray of shape (n_tokens,)
         Into the texts.
+    documents : int ndarray of shape (n_tokens,)
     """
-    number: dict[str, int] = {}  # of a word, with or without the space before it
+    number: dict[str, int] = {}  # of a word, with or without a space before it or capitals
     column = np.full(len(texts), -1)
     for i, text in enumerate(texts):
-        word = text.strip()
+        word = text.strip().lower()
         if word.isalpha() and len(word) >= LETTERS:
             column[i] = number.setdefault(word, len(number))
-    rows = np.flatnonzero(column[places] >= 0)
+    # a token is a part of a word if no space or mark stands between it and its neighbour
+    begins, ends = (np.array([_in_word(text[i:][:1]) for text in texts]) for i in (0, -1))
+    joined = ends[places[:-1]] & begins[places[1:]] & (documents[:-1] == documents[1:])
+    is_part = np.append(joined, False) | np.append(False, joined)
+    rows = np.flatnonzero((column[places] >= 0) & ~is_part)
     entries = np.ones(len(rows), np.float32), (rows, column[places[rows]])
     return list(number), sparse.csr_array(entries, shape=(len(places), len(number)))
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
