@@ -65,8 +65,8 @@ CHANCE = {"balanced_accuracy": 0.5}  # that of F1 is in the scores
 
 
 COPIED = (
-    "The judge gave one and the same answer to every prompt: these scores are those of that answer, "
-    "and say nothing of encoders."
+    "The judge gave one and the same answer to every prompt: these scores are those of that "
+    "answer, and say nothing of encoders."
 )
 
 

@@ -262,7 +262,7 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
         print(f"{name}: measured in {seconds[name]:.0f} s", flush=True)
     return {
         "settings": {
-            **options, **rows, "model": Path(args.model).name, "n_components": sae.n_components_,
+            **of_rows, "model": Path(args.model).name, "n_components": sae.n_components_,
             "k": args.k, "epochs": size["epochs"], "batch_size": size["batch_size"],
             "seed": args.seed, "texts": args.texts.name if args.texts else PACKAGES,
         },
