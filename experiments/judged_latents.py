@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from sparsecode_estimators.interpret import (
     LatentContexts,
     collect_contexts,
     iter_codes,
+    random_encoder,
 )
 
 SAE, REFINED, RANDOM, KNOWN = "SAE", "SAE + ITO", "random encoder", "known words"
@@ -61,7 +61,7 @@ def latents_of(
     codes: dict[str, Any] = {
         SAE: iter_codes(sae, rows),
         REFINED: iter_codes(refined, rows),
-        RANDOM: iter_codes(random_encoder(sae, seed), rows),
+        RANDOM: iter_codes(random_encoder(sae, store, random_state=seed), rows),
         KNOWN: indicators,
     }
     contexts = dict(_collected(codes, texts[places], documents, seed))
@@ -82,21 +82,6 @@ def _collected(
         begin = time.perf_counter()
         yield name, collect_contexts(stream, tokens, documents, **WINDOW, random_state=seed)
         print(f"{name}: contexts after {time.perf_counter() - begin:.0f} s", flush=True)
-
-
-def random_encoder(sae: SAEEncoder, seed: int) -> SAEEncoder:
-    """An encoder of the same shape and k whose latents look in random directions.
-
-    Weights are normal, as long as those of the SAE, without biases; what is subtracted from the
-    rows stays.
-    """
-    twin = copy.deepcopy(sae)
-    (weights,) = sae.encoder_coefs_
-    drawn = np.random.RandomState(seed + 1).standard_normal(weights.shape)  # a column each
-    drawn *= np.linalg.norm(weights, axis=0) / np.linalg.norm(drawn, axis=0)
-    twin.encoder_coefs_ = [drawn.astype(weights.dtype)]
-    twin.encoder_intercepts_ = [np.zeros_like(bias) for bias in sae.encoder_intercepts_]
-    return twin
 
 
 class Rows:

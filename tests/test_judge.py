@@ -16,8 +16,6 @@ from chat_server import serving
 from sparsecode_estimators.datasets import ActivationStore
 from sparsecode_estimators.datasets.activations import TINY_GPT2
 from sparsecode_estimators.formats import load
-from sparsecode_estimators.interpret import collect_contexts, iter_codes
-from sparsecode_estimators.metrics import l0
 
 pytest.importorskip("openai")
 K, LATENTS, CONTEXTS = 8, 3, 8
@@ -204,24 +202,3 @@ def test_words_are_found_whole_however_they_are_written():
         (8, 1),
         (9, 0),
     ]
-
-
-def test_random_encoder_has_the_shape_and_sparsity_and_none_of_the_weights(made):
-    sae, rows = load(made / "sae"), ActivationStore(made / "held_out")[:500]
-    twin = judged_latents.random_encoder(sae, 0)
-    (weights,), (drawn,) = sae.encoder_coefs_, twin.encoder_coefs_
-    assert drawn.shape == weights.shape
-    assert drawn.dtype == weights.dtype
-    np.testing.assert_allclose(
-        np.linalg.norm(drawn, axis=0), np.linalg.norm(weights, axis=0), rtol=1e-5
-    )
-    cosines = (drawn * weights).sum(0) / (weights**2).sum(0)
-    assert abs(cosines.mean()) < 4 / np.sqrt(weights.size)
-    codes = twin.transform(rows)
-    assert l0(codes) == K == l0(sae.transform(rows))
-    expected = np.maximum((rows - sae.intercept_) @ drawn, 0)
-    np.testing.assert_allclose(codes.max(axis=1).toarray().ravel(), expected.max(1), rtol=1e-4)
-    assert (judged_latents.random_encoder(sae, 0).encoder_coefs_[0] == drawn).all()
-    assert (judged_latents.random_encoder(sae, 1).encoder_coefs_[0] != drawn).any()
-    contexts = collect_contexts(iter_codes(twin, rows), ["a"] * 500, [0] * 500, random_state=0)
-    assert contexts.firing_rate.sum() == pytest.approx(K)
