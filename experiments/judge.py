@@ -207,7 +207,11 @@ def report(result: dict[str, Any]) -> str:
         for name, c in result["comparisons"].items()
         if "reason" not in c
     ]
-    missing = [f"{n}: {c['reason']}" for n, c in result["comparisons"].items() if "reason" in c]
+    missing = [
+        f"{name}: {c['reason'].split(':')[0]}"  # the remedy is for callers
+        for name, c in result["comparisons"].items()
+        if "reason" in c
+    ]
     copied = max(found["different answers"] for found in encoders.values()) == 1
     return "\n".join(
         [
