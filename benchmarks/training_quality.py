@@ -4,12 +4,12 @@
     python benchmarks/training_quality.py [--quick]
 
 TopK on planted rows and on activations of the tiny GPT-2. Every trainer sees the same rows in the
-same order, once, in batches of 256. The learning rate is chosen from a small grid in runs with a seed
-of their own: of those that explain within .005 of the most, the one that leaves fewest latents dead.
-Then come three other seeds. Rows are scaled to a variance of one for all.
-Ours has its default schedule, under which the rate falls in the last third; the peers' default is
-a constant rate. That of sparsify's sign descent follows its own rule, whatever the grid says.
-"dead" is the share of latents that fire on no held-out row.
+same order, once, in batches of 256. The learning rate is chosen from a small grid in runs with a
+seed of their own: of those that explain within .005 of the most, the one that leaves fewest latents
+dead. Then come three other seeds. Rows are scaled to a variance of one for all. Ours has its
+default schedule, under which the rate falls in the last third; the peers' default is a constant
+rate. That of sparsify's sign descent follows its own rule, whatever the grid says. "dead" is the
+share of latents that fire on no held-out row.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ alpha whose optimum is as sparse, and what the language model loses (``splice_sc
 
 In some models, SmolLM2 among them, one token of ten thousand is a hundred times as long as the
 others and has most of the variance: ``--max-norm 10`` leaves such rows out (the spliced model has
-them). The store and the SAE's checkpoint are in ``--out``: a run that is killed goes on where it
-was.
+them). The stores and the SAE's checkpoint are in ``--out``: a run that is killed goes on where it
+was. The SAE is there, too, as ``sparsecode_estimators.formats.load`` reads it: ``judge.py`` goes on
+from here.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from study import write_atomically
 from transformers import AutoConfig
 
 from sparsecode_estimators import ITORefiner, SAEEncoder, __version__, sparse_encode
-from sparsecode_estimators.datasets import load_activations
+from sparsecode_estimators.datasets import ActivationStore, load_activations
 from sparsecode_estimators.datasets.activations import TINY_GPT2
 from sparsecode_estimators.datasets.documents import read_documents
+from sparsecode_estimators.formats import save
 from sparsecode_estimators.interpret import splice_scores
 from sparsecode_estimators.metrics import (
     amortisation_gap,
@@ -222,9 +225,8 @@ def main() -> None:
         "precision": args.precision,
     }
     result = run(args, size, options)
-    args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / ("result_quick.json" if args.quick else "result.json")
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    write_atomically(file, json.dumps(result, indent=1) + "\n")
     show(result)
     print(f"\n{file}")
 
@@ -236,19 +238,13 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
     seconds["text"] = time.perf_counter() - begin
 
     begin = time.perf_counter()
-    rows = {"max_norm": args.max_norm}
-    store = load_activations(
-        training, dtype="float16", store=args.out / "store", verbose=1, **options, **rows
-    ).data
+    of_rows = {**options, "max_norm": args.max_norm}
+    store, held_out_store = extracted(args.out, training, held_out, of_rows)
     seconds["store"] = time.perf_counter() - begin
-    X = load_activations(held_out, **options, **rows).data[: size["rows"]]
+    X = held_out_store[: size["rows"]]
 
     begin = time.perf_counter()
-    sae = SAEEncoder(
-        args.factor * store.shape[1], activation="topk", n_nonzero_coefs=args.k,
-        max_iter=size["epochs"], batch_size=size["batch_size"], sparse_output=True,
-        random_state=args.seed, checkpoint=args.out / "checkpoint", verbose=1,
-    ).fit(store)  # fmt: skip
+    sae = trained(args, size, store)
     seconds["SAE"] = time.perf_counter() - begin
 
     ito = ITORefiner(FrozenEstimator(sae), sparse_output=True).fit(X[:100])
@@ -266,7 +262,7 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
         print(f"{name}: measured in {seconds[name]:.0f} s", flush=True)
     return {
         "settings": {
-            **options, **rows, "model": Path(args.model).name, "n_components": sae.n_components_,
+            **of_rows, "model": Path(args.model).name, "n_components": sae.n_components_,
             "k": args.k, "epochs": size["epochs"], "batch_size": size["batch_size"],
             "seed": args.seed, "texts": args.texts.name if args.texts else PACKAGES,
         },
@@ -279,6 +275,27 @@ def run(args: argparse.Namespace, size: dict, options: dict) -> dict:
         "seconds": seconds,
         "environment": environment(),
     }  # fmt: skip
+
+
+def extracted(
+    out: Path, training: list[str], held_out: list[str], options: dict
+) -> tuple[ActivationStore, ActivationStore]:
+    """Stores of the activations on training and on held-out documents."""
+    store = load_activations(
+        training, dtype="float16", store=out / "store", verbose=1, **options
+    ).data
+    return store, load_activations(held_out, store=out / "held_out", **options).data
+
+
+def trained(args: argparse.Namespace, size: dict, store: ActivationStore) -> SAEEncoder:
+    """The SAE, which is kept in the folder ``sae``."""
+    sae = SAEEncoder(
+        args.factor * store.shape[1], activation="topk", n_nonzero_coefs=args.k,
+        max_iter=size["epochs"], batch_size=size["batch_size"], sparse_output=True,
+        random_state=args.seed, checkpoint=args.out / "checkpoint", verbose=1,
+    ).fit(store)  # fmt: skip
+    save(sae, args.out / "sae")
+    return sae
 
 
 def environment() -> dict:

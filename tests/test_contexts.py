@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
 
 from sparsecode_estimators import SAEEncoder
 from sparsecode_estimators.datasets import ActivationStore
@@ -269,6 +271,9 @@ def test_from_a_store(tmp_path):
         iter_codes(sae, store, n_rows=64), store.token_ids, store.document_ids, decode="abcdefg"
     )
     codes = np.asarray(sae.transform(X))
+    assert not sae.sparse_output
+    for fixed in (FrozenEstimator(sae), make_pipeline(FrozenEstimator(sae))):
+        np.testing.assert_array_equal(next(iter_codes(fixed, X)).toarray(), codes)
     assert not sae.sparse_output
     np.testing.assert_allclose(contexts.firing_rate, (codes != 0).mean(0))
     np.testing.assert_allclose(contexts.max_activation, codes.max(0), rtol=1e-5)

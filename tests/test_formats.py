@@ -99,6 +99,22 @@ def test_training_goes_on_as_if_nothing_had_happened(name, tmp_path):
     np.testing.assert_array_equal(again.transform(X), straight.transform(X))
 
 
+@pytest.mark.parametrize("cls", [SAEEncoder, MLPEncoder, UnrolledEncoder])
+def test_transcoders_come_back(cls, tmp_path):
+    """Rows and atoms are of different widths."""
+    rng = np.random.RandomState(4)
+    X, Y = rng.randn(100, 6), rng.randn(100, 9)
+    encoder = cls(12, objective="targets", max_iter=2, random_state=0).fit(X, Y)
+    save(encoder, tmp_path / "it")
+    again = load(tmp_path / "it")
+    np.testing.assert_array_equal(again.transform(X), encoder.transform(X))
+    assert again.score(X, Y) == encoder.score(X, Y)
+    encoder.set_params(warm_start=True).fit(X, Y)
+    np.testing.assert_array_equal(
+        again.set_params(warm_start=True).fit(X, Y).transform(X), encoder.transform(X)
+    )
+
+
 def test_what_is_shared_stays_shared(tmp_path):
     sae = SAEEncoder(16, max_iter=3, random_state=0).fit(X)
     ito = ITORefiner(FrozenEstimator(sae)).fit(X)

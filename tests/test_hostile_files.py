@@ -32,11 +32,15 @@ def originals(tmp_path_factory):
     root = tmp_path_factory.mktemp("originals")
     X = planted(100, 8, 16, 3, seed=90)[0]
     save(ITORefiner(SAEEncoder(16, max_iter=1)).fit(X), root / "native")
+    read(root / "native")  # its loops are compiled now, and not on the clock of a mutated file
     Foreign(0, centred=False).gemma_scope(root / "gemma_scope")
     Foreign(0).gemma_scope(root / "gemma_scope_compressed", compressed=True)
     Foreign(0).sparsify(root / "sparsify")
     for kind in ("topk", "gated", "jumprelu"):
         Foreign(0).saelens(root / kind, kind)
+    for path in ("saelens6/jumprelu_transcoder", "saelens6/skip_transcoder", "sparsify/transcoder"):
+        shutil.copytree(DATA / path, root / path.replace("/", "_"))
+        (root / path.replace("/", "_") / "expected.safetensors").unlink()
     for name in ("GatedAutoEncoder", "MatryoshkaBatchTopKSAE", "AutoEncoderTopK"):
         shutil.copytree(DATA / "dictionary_learning" / name, root / name)
         (root / name / "expected.safetensors").unlink()
@@ -46,7 +50,7 @@ def originals(tmp_path_factory):
 def read(folder):
     """Load it, and use what comes."""
     estimator = load(folder) if folder.name == "native" else load_pretrained(folder)
-    n_features = estimator.components_.shape[1]
+    n_features = estimator.n_features_in_
     codes = estimator.transform(np.ones((2, n_features), np.float32))
     assert codes.shape == (2, len(estimator.components_))
 

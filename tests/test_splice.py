@@ -317,6 +317,15 @@ def test_estimators_for_other_rows(tiny):
         splice(tiny, FunctionTransformer(inverse_func=lambda x: x * np.nan))
 
 
+def test_transcoders_reconstruct_other_activations():
+    """Also where these are of the same width, so that nothing else would tell."""
+    rows = np.random.default_rng(0).standard_normal((20, 160))
+    transcoder = SAEEncoder(8, objective="targets", max_iter=1).fit(rows, rows[::-1])
+    for estimator in (transcoder, make_pipeline(IDENTITY, FrozenEstimator(transcoder)).fit(rows)):
+        with pytest.raises(ValueError, match="has objective='targets'"):
+            splice(TINY_GPT2, estimator)
+
+
 def test_a_model_without_a_head(tiny, tokenizer):
     with pytest.raises(ValueError, match=r"GPT2Model\) gives no logits .*AutoModelForCausalLM"):
         splice(tiny.transformer, IDENTITY, tokenizer=tokenizer)

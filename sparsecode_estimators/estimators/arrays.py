@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..kernels.sparse import Places
 from ..learning.batches import sample
+from .csr import csr_of
 
 # Numbers in one batch of codes or rows: large enough for the matrix products,
 # small enough that a solver's handful of such arrays stays near the processor.
@@ -275,8 +276,7 @@ def collect(parts: Iterator[Any], X: Any, rows: Rows, width: int, *, sparse: boo
         tensors = [_coo(part, width) if sparse else part for part in parts]
         return torch.cat([t.to(X.device) for t in tensors])
     if sparse:
-        blocks = [_csr(part, width) for part in parts]
-        return blocks[0] if len(blocks) == 1 else sp.vstack(blocks, format="csr")
+        return csr_of(parts, len(rows), width, _numpy_dtype(rows.dtype))
     result, done = None, 0
     for part in parts:
         if len(part) == len(rows):  # all at once: not copied
@@ -299,19 +299,6 @@ def _coo(part: Tensor | tuple[Places, Tensor], width: int) -> Tensor:
     return torch.sparse_coo_tensor(
         indices, values[keep], shape, is_coalesced=True, check_invariants=True
     )
-
-
-def _csr(part: Tensor | tuple[Places, Tensor], width: int) -> Any:
-    """CSR of the interface that scikit-learn is configured to (1.9: ``sparse_interface``)."""
-    kind = get_config().get("sparse_interface", "spmatrix")
-    make = sp.csr_array if kind == "sparray" else sp.csr_matrix
-    if isinstance(part, Tensor):
-        return make(part.cpu().numpy())
-    places, values = part
-    arrays = (t.cpu().numpy() for t in (values, places.atoms, places.starts))
-    block = make(tuple(arrays), shape=(len(places.starts) - 1, width))
-    block.eliminate_zeros()
-    return block
 
 
 def _numpy_dtype(dtype: torch.dtype) -> type[np.floating]:

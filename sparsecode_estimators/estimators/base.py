@@ -63,6 +63,11 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """The same for ``sparse_output``: all codes, or places and values."""
         return self._encoder(rows)
 
+    @property
+    def _sparse_width(self) -> int:
+        """The numbers that ``_sparse_encoder`` holds for a row, in handfuls."""
+        return self._n_features_out
+
     def _sparsity(self) -> int | None:
         """Most non-zero codes of a row, None if only the penalty limits them."""
         return None
@@ -99,10 +104,12 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         check_is_fitted(self)
         rows = read_rows(self, X, reset=False, device=self.device)
-        encode = self._sparse_encoder(rows) if self.sparse_output else self._encoder(rows)
+        sparse = self.sparse_output
+        encode = self._sparse_encoder(rows) if sparse else self._encoder(rows)
+        width = self._sparse_width if sparse else self._n_features_out
         with torch.no_grad():
-            parts = (encode(batch) for batch in rows.batches(self._n_features_out))
-            codes = collect(parts, X, rows, self._n_features_out, sparse=self.sparse_output)
+            parts = (encode(batch) for batch in rows.batches(width))
+            codes = collect(parts, X, rows, self._n_features_out, sparse=sparse)
         self._after_transform(encode)
         return codes
 

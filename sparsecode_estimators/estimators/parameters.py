@@ -19,7 +19,6 @@ from .base import ENCODER_ALPHA_FRACTION, UNSHRUNK_ALPHA_FRACTION, BaseSparseCod
 from .validation import Interval, StrOptions
 
 _AUTO_BATCH = 256
-_ROUNDED_FROM = 2**20  # weights of an encoder from which rounded products pay
 
 
 class TrainingParameters(BaseSparseCoder):
@@ -106,7 +105,7 @@ class TrainingParameters(BaseSparseCoder):
         """Whether dense products of training are those of rounded numbers."""
         if self.precision != "auto" or self.objective == "codes":
             return bool(self.precision == "bfloat16")
-        large = n_components * self.n_features_in_ >= _ROUNDED_FROM
+        large = n_components * self.n_features_in_ >= rounded.WORTH
         return large and rounded.is_faster(device)
 
     def _ends(self, n_components: int) -> tuple[int, ...] | None:

@@ -22,6 +22,7 @@ def sae_from_parameters(
     prefix_sizes: Sequence[int] | None = None,
     threshold: np.ndarray | None = None,
     gate: tuple[np.ndarray, np.ndarray] | None = None,
+    input_offset: np.ndarray | None = None,
 ) -> SAEEncoder:
     """An SAE that has these parameters, as if it had been fitted.
 
@@ -31,7 +32,8 @@ def sae_from_parameters(
 
     Parameters
     ----------
-    encoder : ndarray of shape (n_features, n_components)
+    encoder : ndarray of shape (n_inputs, n_components)
+        With n_inputs = n_features, unless there is an ``input_offset``.
     encoder_bias : ndarray of shape (n_components,)
     dictionary : ndarray of shape (n_components, n_features)
     offset : ndarray of shape (n_features,)
@@ -42,6 +44,8 @@ def sae_from_parameters(
         For "batch_topk" and "jumprelu".
     gate : tuple of ndarray of shape (n_components,), default=None
         ``gate_scale_`` and ``gate_shift_``, for "gated".
+    input_offset : ndarray of shape (n_inputs,), default=None
+        ``input_intercept_`` of an SAE that predicts other activations, ``objective="targets"``.
     """
     n_components, n_features = dictionary.shape
     dtype = dictionary.dtype
@@ -54,11 +58,14 @@ def sae_from_parameters(
         activation=activation,
         n_nonzero_coefs=n_nonzero_coefs,
         prefix_sizes=prefix_sizes,
+        objective="reconstruction" if input_offset is None else "targets",
         precision="float64" if dtype == np.float64 else "float32",
     )
     sae.encoder_coefs_ = [kept(encoder)]
     sae.encoder_intercepts_ = [kept(encoder_bias)]
     sae.components_, sae.intercept_ = kept(dictionary), kept(offset)
+    if input_offset is not None:
+        sae.input_intercept_ = kept(input_offset)
     if threshold is not None:
         sae.threshold_ = kept(threshold)
     if activation == "jumprelu":
@@ -66,7 +73,7 @@ def sae_from_parameters(
         sae._bandwidth = BANDWIDTH * float(np.median(sae.threshold_))
     if gate is not None:
         sae.gate_scale_, sae.gate_shift_ = map(kept, gate)
-    sae.n_components_, sae.n_features_in_ = n_components, n_features
+    sae.n_components_, sae.n_features_in_ = n_components, len(encoder)
     sae.history_ = history_of([], 1.0, n_components, n_features)
     sae.loss_curve_, sae.loss_ = [], float("nan")
     sae.n_iter_ = sae.n_steps_ = 0

@@ -42,6 +42,8 @@ from .validation import _fit_context
 T = TypeVar("T")
 
 _MAX_DEAD_AFTER = 10_000_000
+_HANDFUL = 4  # a solver holds as many matrices of codes; sparse codes need one product
+_MANY = 1024  # rows for which it pays to prepare a screen
 _ROWS_FOR_LATENT = 4  # in which a latent that is alive should have fired
 
 
@@ -239,8 +241,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         scale = self._scale
         if scale is None:  # parameters from elsewhere
             centred = work.whole.sample(SAMPLE_ROWS) - model.offset.detach()
-            scale = spread(centred)
-            return scale, scale, measured_alpha(self, centred, model.dictionary.detach())
+            scale = input_scale = spread(centred)
+            if model.input_offset is not None:
+                input_scale = spread(work.rows.sample(SAMPLE_ROWS) - model.input_offset)
+            return scale, input_scale, measured_alpha(self, centred, model.dictionary.detach())
         alpha = self.alpha_ if self.alpha == "auto" else float(self.alpha)
         return scale, getattr(self, "_input_scale", scale), alpha
 
@@ -372,7 +376,13 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         return self._to_model(rows).encode
 
     def _sparse_encoder(self, rows: Rows) -> Any:
-        return partial(self._to_model(rows).encode_sparse, work=Workspace())
+        model = self._to_model(rows)
+        screen = model.screen() if len(rows) >= _MANY else None
+        return partial(model.encode_sparse, work=Workspace(), screen=screen)
+
+    @property
+    def _sparse_width(self) -> int:
+        return -(-self._n_features_out // _HANDFUL)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Share of the variance of X, or with ``objective="targets"`` of y, that is explained.

@@ -17,8 +17,7 @@ WEIGHTS = "params.npz"
 def read(weights: Path) -> Parameters:
     """An SAE from its weights. Rows are not centred before they are encoded.
 
-    Nothing in the file tells an SAE from a transcoder between spaces of one size: that is for
-    you to know.
+    Nothing in the file tells an SAE from a transcoder between spaces of one size.
 
     Raises
     ------

@@ -162,9 +162,11 @@ def _check_whole(estimator: Any) -> None:
         return _check_whole(estimator.estimator)
     check_is_fitted(estimator)
     n_components, n_features = estimator.components_.shape
-    if (estimator.n_components_, estimator.n_features_in_) != (n_components, n_features):
+    # rows of a transcoder are of another width than what its atoms are parts of
+    n_inputs = len(getattr(estimator, "input_intercept_", estimator.components_.T))
+    if (estimator.n_components_, estimator.n_features_in_) != (n_components, n_inputs):
         raise ValueError(f"components_ has shape {(n_components, n_features)}")
-    zeros = np.zeros((1, n_features), dtype=estimator.components_.dtype)
+    zeros = np.zeros((1, n_inputs), dtype=estimator.components_.dtype)
     dtype = torch.float64 if zeros.dtype == np.float64 else torch.float32
     with torch.no_grad():
         row = Rows(zeros, dtype, torch.device("cpu"))

@@ -20,12 +20,13 @@ class Parameters:
 
     .. math:: f = \sigma(xW + c), \qquad \hat x = fD + b,
 
-    with :math:`x - b` in place of x where rows are centred.
+    with :math:`x - b` in place of x where rows are centred, and :math:`\hat y` in place of
+    :math:`\hat x` where the prediction is one of other activations (a transcoder).
 
     Attributes
     ----------
-    encoder : ndarray of shape (n_features, n_components)
-        W.
+    encoder : ndarray of shape (n_inputs, n_components)
+        W; n_inputs is n_features, but for a transcoder.
     encoder_bias : ndarray of shape (n_components,)
         c; of "gated" that of the gate.
     decoder : ndarray of shape (n_components, n_features)
@@ -34,6 +35,8 @@ class Parameters:
         b.
     centred : bool
         Whether b is taken off rows before they are encoded.
+    targets : bool
+        Whether it is a transcoder.
     activation : str
         As of :class:`~sparsecode_estimators.SAEEncoder`.
     k : int or None
@@ -63,6 +66,7 @@ class Parameters:
     threshold: np.ndarray | None = None
     log_gain: np.ndarray | None = None
     size_bias: np.ndarray | None = None
+    targets: bool = False
     scaled: bool = False
     normalised: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +85,7 @@ def to_estimator(given: Parameters, activation_scale: float) -> SAEEncoder:
     ----------
     given : Parameters
     activation_scale : float
-        What rows were multiplied with before the SAE saw them.
+        What rows were multiplied with before the SAE saw them; not what a transcoder predicts.
 
     Returns
     -------
@@ -94,24 +98,29 @@ def to_estimator(given: Parameters, activation_scale: float) -> SAEEncoder:
     ValueError
         If the numbers are too large to be multiplied.
     """
-    lengths = np.linalg.norm(given.decoder, axis=1) / activation_scale
+    scale = 1.0 if given.targets else activation_scale  # of what is reconstructed
+    lengths = np.linalg.norm(given.decoder, axis=1) / scale
     gain = np.where(lengths > 0, lengths, 0 if given.scaled else 1)
     if given.activation in K_SPARSE and not given.scaled:
         gain = np.full_like(gain, np.sqrt(np.mean(gain**2)))
-    code_scale = np.full_like(gain, 1 / activation_scale) if given.scaled else gain
-    bias = given.encoder_bias
-    if not given.centred:
+    code_scale = np.full_like(gain, 1 / scale) if given.scaled else gain
+    bias, input_offset = given.encoder_bias, None
+    if given.targets:
+        taken_off = given.decoder_bias if given.centred else np.zeros(len(given.encoder))
+        input_offset = taken_off / activation_scale
+    elif not given.centred:
         bias = bias + given.decoder_bias @ given.encoder
     sae = sae_from_parameters(
         encoder=given.encoder * (gain * activation_scale),
         encoder_bias=bias * gain,
-        dictionary=given.decoder / (np.where(gain > 0, gain, 1) * activation_scale)[:, None],
-        offset=given.decoder_bias / activation_scale,
+        dictionary=given.decoder / (np.where(gain > 0, gain, 1) * scale)[:, None],
+        offset=given.decoder_bias / scale,
         activation=given.activation,
         n_nonzero_coefs=given.k,
         prefix_sizes=given.prefix_sizes,
         threshold=_threshold(given, code_scale),
         gate=_gate(given, gain),
+        input_offset=input_offset,
     )
     sae.code_scale_ = code_scale
     sae.metadata_ = given.metadata
@@ -229,6 +238,23 @@ class Tensors:
                 f"{str(self.path)!r}: {name} contains NaN or infinity, but must be finite."
             )
         return array
+
+
+def refuse_skip(tensors: Tensors, n_targets: int, n_inputs: int) -> None:
+    """Make sure that a connection around the latents carries nothing.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, of another shape, or not zero.
+    """
+    if tensors.matrix("W_skip", n_targets, n_inputs).any():
+        raise ValueError(
+            f"{str(tensors.path)!r}: W_skip is not zero: predictions are a linear map of the rows "
+            "besides the codes, for which no SAEEncoder has a place. The codes and the rest of "
+            "the prediction do not depend on it: to read these, set W_skip to zero in the file; "
+            "they predict y - X @ W_skip.T."
+        )
 
 
 def integer(path: Path, where: Mapping[str, Any], name: str, *, least: int = 1) -> int:

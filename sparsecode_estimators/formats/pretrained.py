@@ -56,7 +56,11 @@ FORMATS = {
 
 
 def load_pretrained(
-    path: str | os.PathLike, format: str = "auto", *, activation_scale: float | None = None
+    path: str | os.PathLike,
+    format: str = "auto",
+    *,
+    activation_scale: float | None = None,
+    objective: str = "auto",
 ) -> SAEEncoder:
     r"""Read an SAE that another program has trained, as a fitted estimator.
 
@@ -71,6 +75,11 @@ def load_pretrained(
     Rows are what the model computes, in the shape (n_samples, n_features). A bias that is not
     taken off the rows before they are encoded is folded into that of the encoder.
 
+    A transcoder, which predicts other activations than those that it reads, becomes an SAE with
+    ``objective="targets"``: ``inverse_transform`` gives its predictions, and ``score(X, y)``
+    judges them. One with a linear connection around the latents (``W_skip``) that is not zero
+    cannot be represented, and is refused.
+
     Parameters
     ----------
     path : str or path
@@ -78,13 +87,18 @@ def load_pretrained(
     format : {"auto", "saelens", "sparsify", "dictionary_learning", "gemma_scope"}, default="auto"
         "saelens": ``sae_weights.safetensors`` with ``cfg.json``, of versions 3 to 6; the
         architectures "standard", "topk", "abstopk", "batchtopk", "matryoshka_batchtopk",
-        "jumprelu" and "gated". "sparsify": ``sae.safetensors`` with ``cfg.json``.
+        "jumprelu", "gated", "transcoder" and "jumprelu_transcoder". "sparsify":
+        ``sae.safetensors`` with ``cfg.json``.
         "dictionary_learning": ``ae.pt`` or ``ae.safetensors``, with ``config.json``.
         "gemma_scope": ``params.npz``. "auto": by the names of the files.
     activation_scale : float > 0 or None, default=None
         What the program multiplied rows with before the SAE saw them; folded into the
         parameters, so that X stays as the model computes it. SAEs that were saved with such a
-        scaling outside of them are refused without it. 1.0: rows come scaled already.
+        scaling outside of them are refused without it. 1.0: rows come scaled already. What a
+        transcoder predicts stays as its program saw it.
+    objective : {"auto", "targets"}, default="auto"
+        "auto": a transcoder where the files say so. SAELens and sparsify do, the other formats
+        have no word for it, and transcoders of Gemma Scope need "targets".
 
     Returns
     -------
@@ -101,8 +115,9 @@ def load_pretrained(
     FileNotFoundError
         If there is nothing of this name, or a file is missing.
     ValueError
-        If `format` is unknown, or the files are damaged, of no known format, of an architecture
-        without a linear encoder, or of one whose rows are scaled in a way that they do not say.
+        If `format` or `objective` is unknown, or the files are damaged, of no known format, of an
+        architecture without a linear encoder, of one whose rows are scaled in a way that they do
+        not say, or of a transcoder with a connection around its latents.
     OSError
         If a file cannot be read.
     ImportError
@@ -139,6 +154,8 @@ def load_pretrained(
         raise ValueError(
             f"format={format!r} is unknown: choose 'auto', {', '.join(map(repr, FORMATS))}."
         )
+    if objective not in ("auto", "targets"):
+        raise ValueError(f"objective={objective!r} is unknown: choose 'auto' or 'targets'.")
     if activation_scale is not None and not (
         isinstance(activation_scale, Real) and 0 < float(activation_scale) < float("inf")
     ):
@@ -147,6 +164,7 @@ def load_pretrained(
         )
     name, weights = _find(Path(path), format)
     given = FORMATS[name].read(weights)
+    given.targets = given.targets or objective == "targets"
     if given.normalised is not None and activation_scale is None:
         raise ValueError(_about_scale(weights, given.normalised))
     return to_estimator(given, 1.0 if activation_scale is None else float(activation_scale))
@@ -219,7 +237,9 @@ def export(
 
     SAELens loads it by ``SAE.load_from_disk(path)`` and gives the same codes. "relu" becomes
     "standard"; "batch_topk", as SAELens itself stores it, becomes "jumprelu" with one threshold
-    for all.
+    for all. With ``objective="targets"`` these become "transcoder" and "jumprelu_transcoder". Of
+    the other activations SAELens has no transcoders; where X and y are of one width and `metadata`
+    has "hook_name_out", they are written as an SAE, which SAELens then takes for one.
 
     Parameters
     ----------
@@ -242,7 +262,8 @@ def export(
         If it is another estimator: SAELens has no room for others than SAEs. Of an ITORefiner
         export ``estimator_``, the encoder inside. Or if `metadata` is not JSON.
     ValueError
-        If `format` is unknown, or NaN or infinity are among the metadata.
+        If `format` is unknown, NaN or infinity are among the metadata, or SAELens has no
+        transcoder of this kind.
     FileExistsError
         If `path` is a file, or a folder with other files in it.
     OSError

@@ -14,6 +14,7 @@ from .splice import splice_scores
 from .splice_result import SpliceScores
 from .streams import iter_codes
 from .tokens import TokenScores, score_tokens
+from .untrained import random_encoder
 
 __all__ = [
     "Answer",
@@ -35,6 +36,7 @@ __all__ = [
     "explain_latents",
     "iter_codes",
     "promoted_tokens",
+    "random_encoder",
     "score_explanations",
     "score_tokens",
     "splice_scores",

@@ -95,8 +95,8 @@ def score_explanations(
     A context without a valid verdict, after one attempt to repair the answer, counts as a
     wrong verdict: a judge that fails does not look better for it.
 
-    A score says little without a second baseline: do the same with codes of an untrained
-    encoder, and compare with :func:`compare_encoders`. The user guide shows it.
+    A score says little without a second baseline: do the same with codes of a
+    :func:`random_encoder`, and compare with :func:`compare_encoders`. The user guide shows it.
 
     References
     ----------

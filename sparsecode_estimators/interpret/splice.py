@@ -95,8 +95,8 @@ def splice_scores(
         If a parameter is of the wrong kind.
     ValueError
         If a parameter is out of its range, the model has no language-modelling head, the
-        estimator is for another width or gives something that is no reconstruction, or no token
-        has a next one.
+        estimator is a transcoder, is for another width or gives something that is no
+        reconstruction, or no token has a next one.
     OSError
         If the model, the tokenizer or the texts cannot be read.
     ImportError
@@ -323,6 +323,12 @@ def _check_estimator(estimator: Any) -> None:
             )
     if hasattr(estimator, "fit"):
         check_is_fitted(estimator)
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    if getattr(last, "objective", None) == "targets":
+        raise ValueError(
+            "estimator has objective='targets': it predicts other activations than those at the "
+            "hook, and no reconstruction of them can be spliced in; give an encoder of these."
+        )
 
 
 def _check_width(estimator: Any, mean: Any, width: int | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 from ..metrics.inputs import as_codes
@@ -62,6 +63,8 @@ def iter_codes(estimator: Any, X: Any, *, n_rows: int | None = None) -> Iterator
     if hasattr(twin, "set_output"):
         twin.set_output(transform="default")
     last = twin[-1] if isinstance(twin, Pipeline) else twin
+    while isinstance(last, FrozenEstimator):  # which lets no parameter of its own twin be set
+        last = last.estimator
     if hasattr(last, "sparse_output"):
         last.set_params(sparse_output=True)
     step = n_rows or _ROWS

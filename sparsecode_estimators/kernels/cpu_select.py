@@ -40,7 +40,7 @@ def _score_of(scores, start, bias, j, signed):
 
 
 @part
-def _kth_largest(values, n, k):
+def kth_largest(values, n, k):
     """The k-th largest of the first ``n`` values, which are put in another order (Hoare)."""
     low, high = 0, n - 1
     while low < high:
@@ -65,6 +65,22 @@ def _kth_largest(values, n, k):
 
 
 @part
+def write_largest(found, values, kept, n, k, row, atoms):
+    """The columns of the ``k`` largest of ``n`` values; of equal ones the first."""
+    kept[:n] = values[:n]
+    least = kth_largest(kept, n, k)
+    ties = k
+    for i in range(n):
+        ties -= values[i] > least
+    m = 0
+    for i in range(n):
+        if values[i] > least or (values[i] == least and ties > 0):
+            ties -= values[i] == least
+            atoms[row, m] = found[i]
+            m += 1
+
+
+@part
 def _lower_bound(scores, start, bias, n_components, signed, k, top):
     """A number that the k-th largest score of the row is not below.
 
@@ -79,7 +95,7 @@ def _lower_bound(scores, start, bias, n_components, signed, k, top):
         for j in range(g + n_groups, n_components - WIDTH + 1, n_groups):
             best = maximum(best, _score(scores, start, bias, j, signed))
         store(top, g, best)
-    return _kth_largest(top, n_groups, k)
+    return kth_largest(top, n_groups, k)
 
 
 @compiled
@@ -108,17 +124,7 @@ def places_of_largest(rows, scores, bias, signs, atoms):
                 n += 1
         for i in range(n):
             values[i] = _score_of(scores, start, bias, found[i], signed)
-        kept[:n] = values[:n]
-        least = _kth_largest(kept, n, k)
-        ties = k
-        for i in range(n):
-            ties -= values[i] > least
-        m = 0
-        for i in range(n):
-            if values[i] > least or (values[i] == least and ties > 0):
-                ties -= values[i] == least
-                atoms[row, m] = found[i]
-                m += 1
+        write_largest(found, values, kept, n, k, row, atoms)
 
 
 @compiled

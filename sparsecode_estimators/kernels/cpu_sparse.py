@@ -19,7 +19,7 @@ __all__ = ["above", "by_atom", "decode", "largest", "products", "rows_by_atom"]
 LEAST, TASKS = 16, 4  # rows of a chunk; chunks for a thread, for some take longer than others
 
 
-def _share_out(work, n: int, *arrays: Tensor | np.ndarray) -> None:
+def share_out(work, n: int, *arrays: Tensor | np.ndarray) -> None:
     """Call a loop on all rows: few chunks, for each costs a change of threads."""
     size = max(LEAST, -(-n // (TASKS * torch.get_num_threads())))
     in_chunks(work, n, size, *(_array(a) if isinstance(a, Tensor) else a for a in arrays))
@@ -33,7 +33,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:
     """See :func:`.reference_sparse.largest`."""
     atoms = np.empty((len(pre), k), np.int64)
-    _share_out(places_of_largest, len(pre), pre, bias, np.array([signed]), atoms)
+    share_out(places_of_largest, len(pre), pre, bias, np.array([signed]), atoms)
     starts = torch.arange(0, atoms.size + 1, k)
     return Places(starts, torch.from_numpy(atoms.reshape(-1)))
 
@@ -41,10 +41,10 @@ def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:
 def above(pre: Tensor, floor: Tensor) -> Places:
     """See :func:`.reference_sparse.above`."""
     starts = np.zeros(len(pre) + 1, np.int64)
-    _share_out(count_above, len(pre), pre, floor, starts)
+    share_out(count_above, len(pre), pre, floor, starts)
     starts = starts.cumsum()
     atoms = np.empty(starts[-1], np.int64)
-    _share_out(places_above, len(pre), pre, floor, starts, atoms)
+    share_out(places_above, len(pre), pre, floor, starts, atoms)
     return Places(torch.from_numpy(starts), torch.from_numpy(atoms))
 
 
@@ -57,7 +57,7 @@ def by_atom(places: Places, n_components: int) -> ByAtom:
 def products(places: Places, R: Tensor, D: Tensor) -> Tensor:
     """See :func:`.reference_sparse.products`."""
     out = D.new_empty(len(places.atoms))
-    _share_out(_products, len(places.starts) - 1, places.starts, places.atoms, R, D, out)
+    share_out(_products, len(places.starts) - 1, places.starts, places.atoms, R, D, out)
     return out
 
 
@@ -66,7 +66,7 @@ def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor, out: Tensor | None =
     n_components = len(places.starts) - 1
     if out is None:
         out = R.new_empty(n_components, R.shape[1])
-    _share_out(_rows_by_atom, n_components, *places, values, R, out)
+    share_out(_rows_by_atom, n_components, *places, values, R, out)
     return out
 
 

@@ -1,8 +1,10 @@
-"""Whether products of numbers rounded to bfloat16 are the faster ones."""
+"""Where products of numbers rounded to bfloat16 are the faster ones."""
 
 from __future__ import annotations
 
 import torch
+
+WORTH = 2**20  # numbers of a matrix of weights from which on they pay
 
 
 def is_faster(device: torch.device) -> bool:

@@ -6,15 +6,29 @@ compiled loops of :mod:`.cpu_sparse` where numba can be used, all others to the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from . import reference_sparse
+from . import reference_sparse, rounded
 from .reference_sparse import ByAtom, Places
 
-__all__ = ["ByAtom", "Places", "above", "by_atom", "decode", "largest", "products", "rows_by_atom"]
+__all__ = [
+    "ByAtom",
+    "Places",
+    "above",
+    "by_atom",
+    "decode",
+    "largest",
+    "products",
+    "rows_by_atom",
+    "screen",
+]
+
+_FEW = 64  # one atom of so many may be looked for by rounded products
 
 
 @cache
@@ -34,6 +48,26 @@ def _make(X: Tensor) -> ModuleType:
 def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:
     """Places of the ``k`` largest entries of each row, after adding the bias of their column."""
     return _make(pre).largest(pre, bias, k, signed=signed)
+
+
+def screen(
+    weight: Tensor, bias: Tensor, k: int, *, signed: bool
+) -> Callable[[Tensor], tuple[Places, Tensor]] | None:
+    """What finds the ``k`` largest products of rows with these weights without computing all.
+
+    Of rows of shape (n, n_features) it returns places and the products there, with their bias,
+    as :func:`largest` and a product would. None: a whole product is as fast.
+    """
+    make = _compiled()
+    large = weight.numel() >= rounded.WORTH and k * _FEW <= len(weight)
+    single = weight.dtype == torch.float32
+    if make is None or not (large and single and rounded.is_faster(weight.device)):
+        return None
+    if weight.device.type != "cpu":
+        return None
+    from .cpu_screen import Screen
+
+    return Screen(weight, bias, k, signed=signed)
 
 
 def above(pre: Tensor, floor: Tensor) -> Places:

@@ -8,6 +8,8 @@ is row-wise, so that no code depends on the other rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,9 @@ from .codes import FEW, Codes, Dense, Sparse, Workspace
 THRESHOLD_MEMORY = 0.02  # weight of a batch in the learned threshold of BatchTopK
 BANDWIDTH = 0.5  # of the window around the threshold of JumpReLU, as a share of alpha
 LEAST_BANDWIDTH = 1e-3  # in units in which rows have a variance of one
+
+
+Screen = Callable[[Tensor], tuple[Places, Tensor]]
 
 
 class Activation(nn.Module):
@@ -65,6 +70,14 @@ class Activation(nn.Module):
     def active(self, pre: Tensor, bias: Tensor) -> Sparse:
         """Where codes of :meth:`forward` are not zero, but for a few places; as :meth:`places`."""
         return _places_above(pre, -bias)
+
+    def screen(self, weight: Tensor, bias: Tensor) -> Screen | None:
+        """What finds the places of :meth:`active` faster than all pre-activations are there.
+
+        A function of what the last layer sees, shape (n, n_in), to places and pre-activations
+        there. None: there is no such thing.
+        """
+        return None
 
     def rescale_(self, factor: float) -> None:
         """Go over to rows, and codes, that are ``factor`` times as long."""
@@ -138,6 +151,9 @@ class TopK(Activation):
     def active(self, pre: Tensor, bias: Tensor) -> Sparse:
         k = min(self.k_now, pre.shape[1])
         return Sparse(sparse.largest(pre.detach(), bias, k, signed=self.signed), pre.shape[1])
+
+    def screen(self, weight: Tensor, bias: Tensor) -> Screen | None:
+        return sparse.screen(weight, bias, min(self.k_now, len(weight)), signed=self.signed)
 
     def codes(self, v: Tensor, at: Codes) -> Tensor:
         return at.masked(v if self.signed else v.relu())

@@ -13,8 +13,8 @@ from torch.nn.functional import linear
 
 from ..kernels import sparse
 from ..kernels.sparse import Places
-from .activations import Activation
-from .codes import Workspace
+from .activations import Activation, Screen
+from .codes import Sparse, Workspace
 
 
 class Inputs(NamedTuple):
@@ -102,7 +102,16 @@ class SparseAutoencoder(nn.Module):
         return self.activation(self.pre_activations(x))
 
     @torch.no_grad()
-    def encode_sparse(self, x: Tensor, work: Workspace) -> tuple[Places, Tensor]:
+    def screen(self) -> Screen | None:
+        """What spares :meth:`encode_sparse` most of its product, as long as weights stay."""
+        if not self.is_factored:
+            return None
+        return self.activation.screen(self.weights[-1].detach(), self.biases[-1].detach())
+
+    @torch.no_grad()
+    def encode_sparse(
+        self, x: Tensor, work: Workspace, screen: Screen | None = None
+    ) -> tuple[Places, Tensor]:
         """Where codes may be non-zero and what they are there; never (n, n_components) codes.
 
         Parameters
@@ -110,11 +119,16 @@ class SparseAutoencoder(nn.Module):
         x : Tensor of shape (n, n_features)
         work : Workspace
             Has room for pre-activations, for one batch after the other.
+        screen : callable or None
+            Of :meth:`screen`.
         """
         if not self.is_factored:
             codes = self.encode(x)
             places = sparse.above(codes.abs(), codes.new_zeros(codes.shape[1]))
             return places, codes[places.rows, places.atoms]
+        if screen is not None:
+            places, v = screen(self.hidden(x))
+            return places, self.activation.codes(v, Sparse(places, len(self.dictionary)))
         bias = self.biases[-1]
         pre = work.product(self.hidden(x), self.weights[-1])
         at = self.activation.active(pre, bias)

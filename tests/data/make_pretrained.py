@@ -10,6 +10,7 @@ Every SAE has random weights, with atoms of lengths from 0.3 to 3 where the prog
 them. ``expected.safetensors`` holds rows, and the codes and reconstructions of the program.
 """
 
+import copy
 import json
 import shutil
 import sys
@@ -93,6 +94,8 @@ def saelens6():
     k_sparse = {**size, "k": K}
     widths = {"matryoshka_widths": [4, D_SAE]}
     uncentred = {"apply_b_dec_to_input": False}
+    # a copy, for SAELens notes on the other how these were trained
+    elsewhere = {**size, **uncentred, "metadata": copy.deepcopy(about), "d_out": D_IN + 3}
     return {
         "standard": s.StandardSAE(s.StandardSAEConfig(**size)),
         "standard_uncentred": s.StandardSAE(s.StandardSAEConfig(**size, **uncentred)),
@@ -117,6 +120,8 @@ def saelens6():
         "transcoder": s.Transcoder(
             s.TranscoderConfig(**size, d_out=D_IN, apply_b_dec_to_input=False)
         ),
+        "jumprelu_transcoder": s.JumpReLUTranscoder(s.JumpReLUTranscoderConfig(**elsewhere)),
+        "skip_transcoder": s.SkipTranscoder(s.SkipTranscoderConfig(**elsewhere)),
     }
 
 
