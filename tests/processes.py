@@ -12,7 +12,9 @@ import torch.distributed as dist
 from problems import Interrupted, interrupt_after, planted
 
 from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder, fit_many
+from sparsecode_estimators.learning import reduction
 from sparsecode_estimators.learning.distributed import Group
+from sparsecode_estimators.learning.run import Run
 
 X, CODES, D = planted(403, 8, 16, 3, seed=81)
 # few rows until a latent is dead, so that some are, and are started again; uneven last batches
@@ -93,9 +95,16 @@ def attributes(estimator):
     return {name: value for name, value in vars(estimator).items() if name.endswith("_")}
 
 
-def fit_all(rank, folder):
-    """Attributes of all candidates, which have the same bits in all processes at any time."""
+def fit_all(rank, folder, memory):
+    """Attributes of all candidates, which have the same bits in all processes at any time.
+
+    With ``memory`` the processes have some in common, or the answer is None.
+    """
     _insist_on_same_bits()
+    if not memory:
+        reduction.common_memory = lambda size, group: None
+    elif reduction.common_memory(1, Group.present()) is None:
+        return None
     found = {}
     for name in CANDIDATES:
         sent = _numbers_sent()
@@ -153,17 +162,22 @@ def _numbers_sent():
 
 
 def _insist_on_same_bits():
-    """What is copied from rank 0 once training has begun is there already."""
-    same = Group.same_
+    """What is copied from rank 0 once training has begun is there, but for what it started anew."""
+    same, revive, anew = Group.same_, Run._revive, []
+
+    def noted(self, progress):
+        anew.append(self)
+        revive(self, progress)
+        anew.pop()
 
     def checked(self, tensors):
         tensors = list(tensors)
         before = [t.clone() for t in tensors]
         same(self, tensors)
         for old, new in zip(before, tensors, strict=True):
-            assert self._heard or torch.equal(old, new)
+            assert self._heard or anew or torch.equal(old, new)
 
-    Group.same_ = checked
+    Group.same_, Run._revive = checked, noted
 
 
 def differing(rank, folder):

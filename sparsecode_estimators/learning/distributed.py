@@ -112,6 +112,10 @@ class Group:
             _copy(there, tensor)
         return tensor
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.sum_(torch.zeros(1))
+
     def gather(self, values: Tensor) -> Tensor:
         """Values of all processes, which may have more or fewer, shape (n_all,)."""
         if self.size == 1:
