@@ -12,7 +12,7 @@ import torch.distributed as dist
 from problems import Interrupted, interrupt_after, planted
 
 from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder, fit_many
-from sparsecode_estimators.learning import reduction
+from sparsecode_estimators.learning import memory, reduction
 from sparsecode_estimators.learning.distributed import Group
 from sparsecode_estimators.learning.run import Run
 
@@ -50,6 +50,7 @@ CANDIDATES = {
 
 
 MANY = ["batch_topk", "relu", "MLP topk"]
+THREE = ["clipped", "sign", "MLP"]
 
 
 def candidate(name, **options):
@@ -95,13 +96,13 @@ def attributes(estimator):
     return {name: value for name, value in vars(estimator).items() if name.endswith("_")}
 
 
-def fit_all(rank, folder, memory):
+def fit_all(rank, folder, common):
     """Attributes of all candidates, which have the same bits in all processes at any time.
 
-    With ``memory`` the processes have some in common, or the answer is None.
+    With ``common`` the processes have memory in common, or the answer is None.
     """
     _insist_on_same_bits()
-    if not memory:
+    if not common:
         reduction.common_memory = lambda size, group: None
     elif reduction.common_memory(1, Group.present()) is None:
         return None
@@ -217,3 +218,30 @@ def interrupted(rank, folder, name, stop):
     if rank == 0:
         shutil.copytree(runs, Path(folder) / "left")
     return whole, attributes(sae.fit(X))
+
+
+def of_three(rank, folder):
+    """Attributes of fits in which no part of anything is as large as the others."""
+    return {name: attributes(candidate(name, n_components=50).fit(X)) for name in THREE}
+
+
+def in_common(rank, folder):
+    """What a process sees of memory in which others write; whether there is any if one has none."""
+    group = Group.present()
+    held = memory.common_memory(2 * memory.PAGE, group)
+    if held is None:
+        return None
+    vector, matrix = held.like(torch.empty(3)), held.like(torch.empty(2, 2, dtype=torch.float64))
+    if rank == 1:
+        vector[1] = 1
+    matrix[rank] = rank + 5
+    group.wait()
+    seen = vector.tolist(), matrix.tolist()
+    refused = memory.common_memory(memory.PAGE * (rank == 0), group)
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:  # as on another host
+            patch.setattr(os, "readlink", lambda path: "/dev/null")
+        elsewhere = memory.common_memory(memory.PAGE, group)
+    del held, vector, matrix
+    open_files = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    return seen, refused, elsewhere, [file for file in open_files if "sparsecode" in file]

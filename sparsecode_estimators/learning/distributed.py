@@ -1,7 +1,7 @@
 """Processes that train one model together.
 
-Where the script has initialised ``torch.distributed``, every process of its group holds the whole
-model, sees the same rows and computes its part of every batch; what they find is added up, so
+Where the script has initialised ``torch.distributed``, every process of its group sees the whole
+model and the same rows, and computes its part of every batch; what they find is added up, so
 that all of them take the same step. Elsewhere a group is one process, and nothing is sent.
 """
 
