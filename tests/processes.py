@@ -12,7 +12,9 @@ import torch.distributed as dist
 from problems import Interrupted, interrupt_after, planted
 
 from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder, fit_many
+from sparsecode_estimators.learning import memory, reduction
 from sparsecode_estimators.learning.distributed import Group
+from sparsecode_estimators.learning.run import Run
 
 X, CODES, D = planted(403, 8, 16, 3, seed=81)
 # few rows until a latent is dead, so that some are, and are started again; uneven last batches
@@ -48,6 +50,7 @@ CANDIDATES = {
 
 
 MANY = ["batch_topk", "relu", "MLP topk"]
+THREE = ["clipped", "sign", "MLP"]
 
 
 def candidate(name, **options):
@@ -93,9 +96,16 @@ def attributes(estimator):
     return {name: value for name, value in vars(estimator).items() if name.endswith("_")}
 
 
-def fit_all(rank, folder):
-    """Attributes of all candidates, which have the same bits in all processes at any time."""
+def fit_all(rank, folder, common):
+    """Attributes of all candidates, which have the same bits in all processes at any time.
+
+    With ``common`` the processes have memory in common, or the answer is None.
+    """
     _insist_on_same_bits()
+    if not common:
+        reduction.common_memory = lambda size, group: None
+    elif reduction.common_memory(1, Group.present()) is None:
+        return None
     found = {}
     for name in CANDIDATES:
         sent = _numbers_sent()
@@ -153,17 +163,22 @@ def _numbers_sent():
 
 
 def _insist_on_same_bits():
-    """What is copied from rank 0 once training has begun is there already."""
-    same = Group.same_
+    """What is copied from rank 0 once training has begun is there, but for what it started anew."""
+    same, revive, anew = Group.same_, Run._revive, []
+
+    def noted(self, progress):
+        anew.append(self)
+        revive(self, progress)
+        anew.pop()
 
     def checked(self, tensors):
         tensors = list(tensors)
         before = [t.clone() for t in tensors]
         same(self, tensors)
         for old, new in zip(before, tensors, strict=True):
-            assert self._heard or torch.equal(old, new)
+            assert self._heard or anew or torch.equal(old, new)
 
-    Group.same_ = checked
+    Group.same_, Run._revive = checked, noted
 
 
 def differing(rank, folder):
@@ -203,3 +218,30 @@ def interrupted(rank, folder, name, stop):
     if rank == 0:
         shutil.copytree(runs, Path(folder) / "left")
     return whole, attributes(sae.fit(X))
+
+
+def of_three(rank, folder):
+    """Attributes of fits in which no part of anything is as large as the others."""
+    return {name: attributes(candidate(name, n_components=50).fit(X)) for name in THREE}
+
+
+def in_common(rank, folder):
+    """What a process sees of memory in which others write; whether there is any if one has none."""
+    group = Group.present()
+    held = memory.common_memory(2 * memory.PAGE, group)
+    if held is None:
+        return None
+    vector, matrix = held.like(torch.empty(3)), held.like(torch.empty(2, 2, dtype=torch.float64))
+    if rank == 1:
+        vector[1] = 1
+    matrix[rank] = rank + 5
+    group.wait()
+    seen = vector.tolist(), matrix.tolist()
+    refused = memory.common_memory(memory.PAGE * (rank == 0), group)
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:  # as on another host
+            patch.setattr(os, "readlink", lambda path: "/dev/null")
+        elsewhere = memory.common_memory(memory.PAGE, group)
+    del held, vector, matrix
+    open_files = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    return seen, refused, elsewhere, [file for file in open_files if "sparsecode" in file]

@@ -23,12 +23,27 @@ pytestmark = pytest.mark.skipif(
 NAMES = [*CANDIDATES, "codes", "on disk", "chunks", "warm"]
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["common memory", "messages"])
+def memory(request):
+    """Whether processes use memory that they have in common."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def fitted(tmp_path_factory, memory):
     """Attributes of all fits of two processes, by rank."""
     folder = tmp_path_factory.mktemp("two")
     mapped(folder)
-    return processes.start(processes.fit_all, folder)
+    found = processes.start(processes.fit_all, folder, memory)
+    if found[0] is None:
+        pytest.skip("processes have no memory in common here")
+    return found
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Attributes of fits of three processes, by rank."""
+    return processes.start(processes.of_three, tmp_path_factory.mktemp("three"), size=3)
 
 
 def alone(name, folder):
@@ -88,11 +103,29 @@ def test_latents_die_and_are_started_again(fitted):
         assert (np.diff(dead) < 0).any(), name
 
 
-def test_rows_of_few_atoms_are_sent_alone(fitted):
+def test_rows_of_few_atoms_are_sent_alone(fitted, memory):
     n_components, n_features = 400, X.shape[1]
     # 2 codes of each of 20 rows, in encoder and dictionary; what is small comes on top
-    assert fitted[0]["many atoms"]["sent"] <= max(20 * 2 * 2 * n_features, 2 + 4 * n_components)
-    assert fitted[0]["relu"]["sent"] >= 48 * n_features
+    small = 2 + 4 * n_components
+    most = small if memory else max(20 * 2 * 2 * n_features, small)
+    assert fitted[0]["many atoms"]["sent"] <= most
+    assert (fitted[0]["relu"]["sent"] >= 48 * n_features) == (not memory)
+
+
+@pytest.mark.parametrize("name", processes.THREE)
+def test_three_processes_come_to_what_one_does(three, name):
+    one = processes.attributes(candidate(name, n_components=50).fit(X))
+    for found in three:
+        assert_same(found[name], three[0][name])
+    assert_same(three[0][name], one, np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
+
+
+def test_memory_in_common_is_seen_by_all_or_had_by_none(tmp_path):
+    found = processes.start(processes.in_common, tmp_path)
+    if found[0] is None:
+        pytest.skip("processes have no memory in common here")
+    seen = [0.0, 1.0, 0.0], [[5.0, 5.0], [6.0, 6.0]]
+    assert found == [(seen, None, None, [])] * 2
 
 
 def test_ranks_that_differ_are_told_so_before_training(tmp_path):

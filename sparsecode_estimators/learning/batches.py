@@ -130,7 +130,12 @@ def _part(n: int, rank: int, size: int) -> tuple[slice, int]:
     """Which of n rows a process computes, never none, and how many processes do so."""
     if n < size:
         return slice(0, n), size
-    return slice(n * rank // size, n * (rank + 1) // size), 1
+    return part_of(n, rank, size), 1
+
+
+def part_of(n: int, rank: int, size: int) -> slice:
+    """One of ``size`` parts of n things, as equal as they can be."""
+    return slice(n * rank // size, n * (rank + 1) // size)
 
 
 def _buffers(

@@ -171,6 +171,11 @@ class Workspace:
         :class:`Sparse` are computed again from the numbers themselves.
     group : Group or None
         The processes that share each batch; None: there is one.
+
+    Attributes
+    ----------
+    gradients : dict
+        Where gradients of parameters are written to.
     """
 
     def __init__(
@@ -179,6 +184,7 @@ class Workspace:
         self.nested, self.rounds = nested, rounds
         self.group = group or Group()
         self.steps_dense = 0
+        self.gradients: dict[Tensor, Tensor] = {}
         self._rooms: dict[str, Tensor] = {}
         self._factors: tuple[Tensor, Tensor] | None = None
 
@@ -204,6 +210,12 @@ class Workspace:
     def like(self, name: str, matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Room for what is as large as a matrix."""
         return self.room(name, tuple(matrix.shape), dtype or matrix.dtype, matrix)
+
+    def gradient(self, parameter: Tensor) -> Tensor:
+        """Room for the gradient of a parameter, which lasts until the next one."""
+        if parameter not in self.gradients:
+            self.gradients[parameter] = torch.empty_like(parameter.detach())
+        return self.gradients[parameter]
 
     def rounded(self, name: str, matrix: Tensor) -> Tensor:
         """The matrix in bfloat16, itself or in the room of this name, in its own order."""

@@ -63,6 +63,10 @@ class DeadLatents:
         self.silent_for = torch.where(active > 0, 0, self.silent_for + n_rows)
         self.steps += 1
 
+    def look(self) -> None:
+        """Others are dead now."""
+        self._latents = None
+
     def _now(self) -> Tensor:
         """Which latents are dead, shape (n_dead,); asked now and then, for a device waits."""
         if self._latents is None or self.steps % (LOOK_EVERY[self.silent_for.device.type]) == 0:
@@ -134,7 +138,6 @@ class DeadLatents:
         own: list[Tensor] = [p for p, has_rows in model.encoder_parameters() if has_rows]
         optimizer.forget([*own, model.dictionary], dead)
         self.silent_for[dead] = 0
-        self._latents = None
 
 
 def _draw_atoms(

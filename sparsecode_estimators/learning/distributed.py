@@ -1,7 +1,7 @@
 """Processes that train one model together.
 
-Where the script has initialised ``torch.distributed``, every process of its group holds the whole
-model, sees the same rows and computes its part of every batch; what they find is added up, so
+Where the script has initialised ``torch.distributed``, every process of its group sees the whole
+model and the same rows, and computes its part of every batch; what they find is added up, so
 that all of them take the same step. Elsewhere a group is one process, and nothing is sent.
 """
 
@@ -111,6 +111,10 @@ class Group:
             dist.all_reduce(there)
             _copy(there, tensor)
         return tensor
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.sum_(torch.zeros(1))
 
     def gather(self, values: Tensor) -> Tensor:
         """Values of all processes, which may have more or fewer, shape (n_all,)."""

@@ -124,9 +124,9 @@ def factored(
             loss = loss + price * codes.sum(dtype=loss.dtype)
         by_v, by_activation, more = _backward(model, target, active, by_codes)
         gradients = {
-            model.dictionary: parts.rows_by_atom(codes, flat, work.like("atoms", model.dictionary)),
+            model.dictionary: parts.rows_by_atom(codes, flat, work.gradient(model.dictionary)),
             model.offset: upstream[:, 0].sum(0),
-            weight: at.rows_by_atom(by_v, h, work.like("weights", weight)),
+            weight: at.rows_by_atom(by_v, h, work.gradient(weight)),
             model.biases[-1]: at.per_atom(by_v),
             **by_activation,
         }

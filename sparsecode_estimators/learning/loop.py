@@ -128,6 +128,7 @@ def _begin(training: Training, group: Group) -> None:
     kept = None if checkpoint is None else checkpoint.load(run.model.dictionary.device)
     if kept is not None or group.size > 1:
         run.restore(*group.state(*(kept or run.state())))
+    run.meet()
 
 
 def _pass(trainings: list[Training], rows: tuple[Rows, ...], group: Group) -> None:

@@ -31,9 +31,8 @@ def rate(schedule: str, progress: float, warmup: float) -> float:
     return rise * min(1.0, falls[schedule])
 
 
-def clip_(grads: list[Tensor], largest: float) -> None:
-    """Scale all gradients together so that their norm is at most ``largest``."""
-    norm = torch.stack(torch._foreach_norm(grads)).norm()
+def clip_(grads: list[Tensor], norm: Tensor, largest: float) -> None:
+    """Scale all gradients together so that their norm, which is given, is at most ``largest``."""
     torch._foreach_mul_(grads, (largest / norm).clamp(max=1.0))
 
 

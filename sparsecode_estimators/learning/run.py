@@ -20,7 +20,7 @@ from .distributed import Group
 from .encoders import SparseAutoencoder
 from .gradients import Step, factored, whole
 from .optimizers import Optimizer, clip_, rate
-from .reduction import over_group
+from .reduction import Reduction, over_group
 
 LAST_REVIVAL = 2 / 3  # share of the steps after which dead latents stay dead
 SETTLING = 2**24  # codes on which the threshold of BatchTopK is set at the end
@@ -170,6 +170,7 @@ class Run:
         self.work = Workspace(
             nested=settings.prefix_sizes is not None, rounds=settings.rounds, group=group
         )
+        self.reduction = Reduction(optimizer, len(model.dictionary), group)
         self.iteration, self.end = 0, settings.max_iter
         self.best, self.waited = math.inf, 0
         self.seed, self.n_revivals, self.since_revival = seed, 0, 0
@@ -181,6 +182,11 @@ class Run:
         self.n_steps, self.seconds, self.order = 0, 0.0, order
         self.totals = torch.zeros(2, dtype=torch.float64, device=self.dead.silent_for.device)
         self.fired = torch.zeros_like(self.history.frequency)
+
+    def meet(self) -> None:
+        """All processes of the group have the same, and train from now on."""
+        self.reduction = over_group(self.optimizer, len(self.model.dictionary), self.group)
+        self.work.gradients = self.reduction.found
 
     def begin(self) -> None:
         """What is left of the present pass over the rows begins."""
@@ -201,7 +207,7 @@ class Run:
     def step(self, batch: Batch, progress: float) -> None:
         """One step, when a share ``progress`` of all steps is done."""
         own, n = self._gradients(batch.rows, progress), batch.n
-        step = over_group(own, batch, self.optimizer.params, self.group)
+        step = self.reduction.mean(own, batch)
         with torch.no_grad():
             self._move(step, progress)
             self.fired += step.counts
@@ -222,16 +228,18 @@ class Run:
         chance = torch.Generator().manual_seed((self.seed + 7919 * self.n_revivals) % 2**63)
         if not self.dead.mask.any():
             return
-        self.dead.revive(
-            self.model,
-            self.sources,
-            self.optimizer,
-            chance,
-            learn_dictionary=self.settings.moves_dictionary,
-            known_codes=self.settings.objective == "codes",
-            alpha=self.settings.alpha,
-        )
+        if self.group.rank == 0:  # the others may see the same parameters
+            self.dead.revive(
+                self.model,
+                self.sources,
+                self.optimizer,
+                chance,
+                learn_dictionary=self.settings.moves_dictionary,
+                known_codes=self.settings.objective == "codes",
+                alpha=self.settings.alpha,
+            )
         self.group.same_(self.state()[0].values())
+        self.dead.look()
 
     def _gradients(self, batch: tuple[Tensor, ...], progress: float) -> Step:
         model, settings = self.model, self.settings
@@ -262,17 +270,20 @@ class Run:
 
     def _move(self, step: Step, progress: float) -> None:
         """Nothing moves when the loss is not finite, so that what there is stays finite."""
-        settings, gradients = self.settings, step.gradients
+        settings, gradients, reduction = self.settings, step.gradients, self.reduction
         if settings.max_grad_norm is not None:
-            clip_([gradients[p] for p in self.optimizer.params], settings.max_grad_norm)
+            moving = [gradients[p] for p in reduction.optimizer.params]
+            clip_(moving, reduction.norm(gradients), settings.max_grad_norm)
         factor = rate(settings.schedule, progress, settings.warmup)
         bad = (~step.loss.isfinite()).float()
-        unit = self.model.dictionary if settings.moves_dictionary else None
-        self.optimizer.step(gradients, settings.learning_rate * factor, skip=bad, unit=unit)
+        unit = reduction.own(self.model.dictionary) if settings.moves_dictionary else None
+        reduction.optimizer.step(gradients, settings.learning_rate * factor, skip=bad, unit=unit)
+        reduction.moved()
 
     @torch.no_grad()
     def finish(self) -> None:
         """Leave in the model what training has come to."""
+        self.reduction.end()
         self.optimizer.finish_()
         if self.settings.moves_dictionary:
             to_unit_length_(self.model.dictionary)
