@@ -93,5 +93,6 @@ def _flops(problem: KSparse, answer: kernels.Answer) -> int:
         return answer.flops
     n_components, n_features = problem.D.shape
     added = answer.n_iter.double()
-    sums = int((added * (added + 1)).sum()) * n_components
-    return 2 * len(added) * problem.D.numel() + sums + 8 * int(added.sum()) * n_features
+    total = int(added.sum())
+    sums = (int(added.dot(added)) + total) * n_components
+    return 2 * len(added) * problem.D.numel() + sums + 8 * total * n_features
