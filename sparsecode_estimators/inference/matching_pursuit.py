@@ -64,7 +64,7 @@ def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str)
     answer = kernels.pursuit(
         X,
         D,
-        problem.atoms.gram if with_gram else None,
+        _gram(problem) if with_gram else None,
         k=problem.k,
         positive=problem.positive,
         rule=rule,
@@ -82,6 +82,14 @@ def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str)
         converged=converged,
         flops=_flops(problem, answer),
     )
+
+
+def _gram(problem: KSparse) -> Tensor:
+    """Exact, or rounded where that is faster."""
+    atoms = problem.atoms
+    if not atoms.has_gram and kernels.rounded_gram_serves(problem.X, problem.D):
+        return atoms.rounded_gram
+    return atoms.gram
 
 
 def _flops(problem: KSparse, answer: kernels.Answer) -> int:

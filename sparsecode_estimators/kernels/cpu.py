@@ -139,12 +139,16 @@ def pursuit(
     warm = start is not None
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    if gram.dtype == torch.bfloat16:
+        gram = gram.view(torch.uint16)  # NumPy has no bfloat16
     rows, atoms, products = (t.detach().contiguous().numpy() for t in (X, D, gram))
     options = (k, positive, rule == "ols", float(np.finfo(rows.dtype).eps))
     out = (codes.numpy(), energy, n_iter)
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
-        given = (rows, atoms, products, _product(rows, atoms), *options, max_steps, warm, *out)
+        lengths = np.einsum("jm,jm->j", atoms, atoms, dtype=np.float64)
+        given = (rows, atoms, products, lengths, _product(rows, atoms))
+        given += (*options, max_steps, warm, *out)
         in_chunks(_pursuit, len(rows), max(1, CHUNK // n_components), *given)
 
     if n_components <= FEW and k <= DEPTH and not warm:
