@@ -147,9 +147,9 @@ def pursuit(
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
         lengths = np.einsum("jm,jm->j", atoms, atoms, dtype=np.float64)
-        given = (rows, atoms, products, lengths, _product(rows, atoms))
-        given += (*options, max_steps, warm, *out)
-        in_chunks(_pursuit, len(rows), max(1, CHUNK // n_components), *given)
+        given = (rows, atoms, products, lengths, _product(rows, atoms), *options)
+        size = max(1, CHUNK // n_components)
+        in_chunks(_pursuit, len(rows), size, *given, max_steps, warm, *out)
 
     if n_components <= FEW and k <= DEPTH and not warm:
         few_rows = _few_pursuit(rows, atoms, options, max_steps, out)
