@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp_gram
 
 from sparsecode_estimators import kernels, sparse_encode
-from sparsecode_estimators.kernels import reference
+from sparsecode_estimators.kernels import reference, rounded
 
 pytest.importorskip("numba")
 from sparsecode_estimators.kernels import cpu
@@ -135,6 +135,98 @@ def test_goes_on_from_a_start(positive, rule):
         solve(m, X, D, 5, positive=positive, rule=rule, start=start) for m in (cpu, reference)
     )
     np.testing.assert_allclose(ours.codes, meant.codes, atol=1e-8)
+
+
+LANES = [(16, 8, 3), (16, 5, 5), (1, 1, 1), (17, 9, 4), (40, 11, 8), (64, 30, 12), (33, 100, 16)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+@pytest.mark.parametrize(("n_components", "n_features", "k"), LANES)
+def test_rows_side_by_side_agree_with_the_definition(n_components, n_features, k, positive, rule):
+    X, D = rows(
+        83, n_features, n_components, min(3, k), seed=99, positive=positive, dtype=torch.float32
+    )
+    X[7] = 0
+    found = solve(cpu, X, D, k, positive=positive, rule=rule)
+    meant = solve(reference, X.double(), D.double(), k, positive=positive, rule=rule)
+    scale = X.double().square().sum(1)
+    assert (found.energy <= meant.energy + 1e-5 * scale).double().mean() > 0.95
+    exact = 0.5 * (X.double() - found.codes.double() @ D.double()).square().sum(1)
+    assert ((found.energy - exact).abs() <= 1e-6 * scale).all()
+    same = ((found.codes != 0) == (meant.codes != 0)).all(1)
+    assert same.double().mean() > (0.9 if k < n_features else 0.0)
+    close = (found.codes - meant.codes).abs() <= 2e-5 * scale.sqrt()[:, None]
+    assert close[same].double().mean() > 0.99
+    assert torch.equal(found.n_iter[same], meant.n_iter[same])
+
+
+def test_agrees_with_scikit_learn_in_float32():
+    X, D = rows(100, 8, 16, 3, seed=90, positive=False, dtype=torch.float32)
+    ours = solve(cpu, X, D, 3, positive=False, rule="omp").codes
+    gram, products = (D @ D.T).double().numpy(), (D @ X.T).double().numpy()
+    theirs = orthogonal_mp_gram(gram, products, n_nonzero_coefs=3).T
+    same = ((ours.numpy() != 0) == (theirs != 0)).all(1)
+    assert same.mean() > 0.97
+    np.testing.assert_allclose(ours[same], theirs[same], atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+def test_best_support_inside_the_guarantee(positive, rule):
+    """Fewer than (1 + 1/μ)/2 atoms and no noise: greedy codes are those of exhaustive search."""
+    D = torch.tensor(np.vstack([np.eye(16), hadamard(16) / 4]), dtype=torch.float32)
+    rng = np.random.default_rng(3)
+    true = np.zeros((50, 32))
+    for row in true:
+        row[rng.choice(32, 2, replace=False)] = rng.uniform(1, 2, 2)
+        row *= 1 if positive else rng.choice([-1, 1], 32)
+    X = torch.tensor(true, dtype=torch.float32) @ D
+    found = solve(cpu, X, D, 2, positive=positive, rule=rule).codes
+    best = sparse_encode(X, D, n_nonzero_coefs=2, solver="l0", positive_code=positive)
+    np.testing.assert_allclose(found, best, atol=1e-5)
+    np.testing.assert_allclose(found, true, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+def test_a_row_does_not_depend_on_those_beside_it(positive, rule):
+    X, D = rows(50, 8, 16, 3, seed=89, positive=positive, dtype=torch.float32)
+    X[:5] *= torch.tensor([0.0, 1e-30, 1e-6, 1e6, 1e15])[:, None]
+    together = solve(cpu, X, D, 5, positive=positive, rule=rule)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(5))
+    mixed = solve(cpu, X[order], D, 5, positive=positive, rule=rule)
+    assert torch.equal(mixed.codes, together.codes[order])
+    assert torch.equal(mixed.energy, together.energy[order])
+    alone = [solve(cpu, x[None], D, 5, positive=positive, rule=rule).codes for x in X]
+    assert torch.equal(torch.cat(alone), together.codes)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positive", SIGNS)
+def test_a_rounded_gram_matrix_chooses_the_same_atoms(positive, rule, noise):
+    X, D = rows(60, 60, 230, 8, seed=88, positive=positive, noise=noise, dtype=torch.float32)
+    X[3], X[4] = 0, 2 * D[7]
+    options = {"k": 12, "positive": positive, "rule": rule, "start": None, "max_steps": 1000}
+    found = cpu.pursuit(X, D, rounded.gram(D), **options)
+    meant = solve(reference, X.double(), D.double(), 12, positive=positive, rule=rule)
+    scale = X.double().square().sum(1)
+    same = ((found.codes != 0) == (meant.codes != 0)).all(1)
+    if noise:  # else the last atoms are there for rounding, and any may be
+        assert same.double().mean() > 0.95
+        np.testing.assert_allclose(found.codes[same], meant.codes[same], atol=1e-5)
+    assert (found.energy <= meant.energy + 1e-6 * scale).double().mean() > 0.95
+    exact = 0.5 * (X.double() - found.codes.double() @ D.double()).square().sum(1)
+    np.testing.assert_allclose(found.energy, exact, atol=1e-6)
+
+
+def test_a_rounded_gram_matrix_goes_on_from_a_start():
+    X, D = rows(40, 40, 230, 5, seed=87, positive=True, dtype=torch.float32)
+    options = {"k": 5, "positive": True, "rule": "ols", "max_steps": 1000}
+    cold = cpu.pursuit(X, D, rounded.gram(D), start=None, **options)
+    warm = cpu.pursuit(X, D, rounded.gram(D), start=cold.codes, **options)
+    np.testing.assert_allclose(warm.codes, cold.codes, atol=1e-5)
 
 
 def test_few_steps():

@@ -131,7 +131,7 @@ class Coder:
     def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """Codes of a batch, from ``start`` or from zero."""
         answer = solve(
-            x - self.offset,
+            x - self.offset if self.offset.any() else x,
             self.D,
             alpha=self.alpha,
             n_nonzero_coefs=self.k,

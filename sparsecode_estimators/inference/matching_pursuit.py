@@ -64,7 +64,7 @@ def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str)
     answer = kernels.pursuit(
         X,
         D,
-        problem.atoms.gram if with_gram else None,
+        _gram(problem) if with_gram else None,
         k=problem.k,
         positive=problem.positive,
         rule=rule,
@@ -84,6 +84,14 @@ def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str)
     )
 
 
+def _gram(problem: KSparse) -> Tensor:
+    """Exact, or rounded where that is faster."""
+    atoms = problem.atoms
+    if not atoms.has_gram and kernels.rounded_gram_serves(problem.X, problem.D):
+        return atoms.rounded_gram
+    return atoms.gram
+
+
 def _flops(problem: KSparse, answer: kernels.Answer) -> int:
     """As the kernel has counted, else what compiled loops do.
 
@@ -93,5 +101,6 @@ def _flops(problem: KSparse, answer: kernels.Answer) -> int:
         return answer.flops
     n_components, n_features = problem.D.shape
     added = answer.n_iter.double()
-    sums = int((added * (added + 1)).sum()) * n_components
-    return 2 * len(added) * problem.D.numel() + sums + 8 * int(added.sum()) * n_features
+    total = int(added.sum())
+    sums = (int(added.dot(added)) + total) * n_components
+    return 2 * len(added) * problem.D.numel() + sums + 8 * total * n_features

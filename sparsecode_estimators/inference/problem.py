@@ -42,6 +42,11 @@ class Atoms:
         """``DDᵀ``, shape (n_components, n_components)."""
         return self.D @ self.D.T
 
+    @cached_property
+    def rounded_gram(self) -> Tensor:
+        """The same in bfloat16, padded for the loops that take it."""
+        return kernels.rounded_gram(self.D)
+
     @property
     def has_gram(self) -> bool:
         """Whether ``gram`` has been worked out."""

@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, rounded
 from .reference import Answer, soft_threshold
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "gram_pays",
     "proximal_step",
     "pursuit",
+    "rounded_gram",
+    "rounded_gram_serves",
     "soft_threshold",
     "working_set",
 ]
@@ -173,6 +175,21 @@ def gram_pays(n: int, n_components: int, *, k: int, rule: str) -> bool:
     return n_components <= LARGEST_GRAM and 32 * products >= n_components
 
 
+def rounded_gram_serves(X: Tensor, D: Tensor) -> bool:
+    """Whether :func:`pursuit` is faster with a Gram matrix in bfloat16, its making included.
+
+    Choosing atoms by it and computing the best few exactly takes a little longer than sums of
+    exact numbers; the matrix is made several times as fast.
+    """
+    compiled = X.device.type == "cpu" and X.dtype == torch.float32 and accelerated(X, D)
+    return compiled and len(D) > SMALL_GRAM and rounded.is_faster(X.device)
+
+
+def rounded_gram(D: Tensor) -> Tensor:
+    """``DDᵀ`` in bfloat16 for :func:`pursuit`, with columns of zeros up to a multiple of 64."""
+    return rounded.gram(D)
+
+
 def pursuit(
     X: Tensor,
     D: Tensor,
@@ -195,7 +212,7 @@ def pursuit(
     X : Tensor of shape (n, n_features)
     D : Tensor of shape (n_components, n_features)
     gram : Tensor of shape (n_components, n_components) or None
-        ``DDᵀ``; without it no compiled loops serve.
+        ``DDᵀ``, or :func:`rounded_gram`; without it no compiled loops serve.
     k : int
         Most atoms of a row, at most ``n_components`` and ``n_features``.
     positive : bool

@@ -13,6 +13,8 @@ from .cpu_chunks import in_chunks
 from .cpu_few_atoms import few_atoms
 from .cpu_few_pursuit import few_pursuit
 from .cpu_few_state import DEPTH, FEW, block, few
+from .cpu_lane_pursuit import lane_pursuit
+from .cpu_lane_state import abreast, lanes
 from .cpu_pursuit import pursuit as _pursuit
 from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set
@@ -41,7 +43,7 @@ def working_set(
     make = _few if n_components <= FEW else _wide if gram is None else _many
     if make is _few:
         start = None  # all atoms are looked at anyway
-    codes = X.new_zeros(n, n_components) if start is None else start.clone()
+    codes = _start(X, n_components, start)
     gap, energy = np.empty(n), np.empty(n)
     n_iter = np.zeros(n, dtype=np.int64)
     rows, atoms, prices = (t.detach().contiguous().numpy() for t in (X, D, penalty))
@@ -49,6 +51,14 @@ def working_set(
     out = (codes.numpy(), gap, energy, n_iter)
     make(given, gram, start is not None, max_steps, out)
     return Answer(codes, torch.from_numpy(gap), torch.from_numpy(energy), torch.from_numpy(n_iter))
+
+
+def _start(X: Tensor, n_components: int, start: Tensor | None) -> Tensor:
+    """Codes to be written to; NumPy asks for large pages, torch does not."""
+    if start is not None:
+        return start.clone()
+    dtype = torch.empty(0, dtype=X.dtype).numpy().dtype
+    return torch.from_numpy(np.zeros((len(X), n_components), dtype))
 
 
 def _many(
@@ -127,27 +137,49 @@ def pursuit(
     """See :func:`sparsecode_estimators.kernels.pursuit`."""
     n, n_components = len(X), len(D)
     warm = start is not None
-    codes = X.new_zeros(n, n_components) if start is None else start.clone()
+    codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    if gram.dtype == torch.bfloat16:
+        gram = gram.view(torch.uint16)  # NumPy has no bfloat16
     rows, atoms, products = (t.detach().contiguous().numpy() for t in (X, D, gram))
     options = (k, positive, rule == "ols", float(np.finfo(rows.dtype).eps))
     out = (codes.numpy(), energy, n_iter)
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
-        given = (rows, atoms, products, _product(rows, atoms), *options, max_steps, warm, *out)
-        in_chunks(_pursuit, len(rows), max(1, CHUNK // n_components), *given)
+        lengths = np.einsum("jm,jm->j", atoms, atoms, dtype=np.float64)
+        given = (rows, atoms, products, lengths, _product(rows, atoms), *options)
+        size = max(1, CHUNK // n_components)
+        in_chunks(_pursuit, len(rows), size, *given, max_steps, warm, *out)
 
     if n_components <= FEW and k <= DEPTH and not warm:
-        problem = few(atoms, np.zeros(n_components), 0.0)
-
-        def solve(chunk: np.ndarray) -> np.ndarray:
-            return few_pursuit(chunk, rows, problem, block(problem), *options, max_steps, *out)
-
-        _and_the_rest(solve, many, rows, out)
+        few_rows = _few_pursuit(rows, atoms, options, max_steps, out)
+        _and_the_rest(few_rows, many, rows, out)
     else:
         many(rows, out)
     gap = torch.full((n,), torch.nan, dtype=torch.float64)
     return Answer(codes, gap, torch.from_numpy(energy), torch.from_numpy(n_iter))
+
+
+def _few_pursuit(
+    rows: np.ndarray,
+    atoms: np.ndarray,
+    options: tuple[Any, ...],
+    max_steps: int,
+    out: tuple[Any, ...],
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows of float32 side by side; those that this leaves, and others, one at a time."""
+    k, *others = options
+    problem, tables = few(atoms, np.zeros(len(atoms)), 0.0), lanes(atoms)
+
+    def solve(chunk: np.ndarray) -> np.ndarray:
+        if rows.dtype == np.float32:
+            room = abreast(tables)
+            chunk = lane_pursuit(chunk, rows, tables, room, min(k, max_steps), *others, *out)
+        if len(chunk):  # otherwise there is nothing to be compiled for
+            chunk = few_pursuit(chunk, rows, problem, block(problem), *options, max_steps, *out)
+        return chunk
+
+    return solve
 
 
 def _and_the_rest(

@@ -32,9 +32,9 @@ class Field(NamedTuple):
 
 
 @part
-def new_field(gram):
-    padded = -(-gram.shape[0] // LANES) * LANES
-    dtype = gram.dtype
+def new_field(like, n_components):
+    padded = -(-n_components // LANES) * LANES
+    dtype = like.dtype
     return Field(np.zeros(padded, dtype), np.ones(padded, dtype), np.zeros(padded, dtype))
 
 

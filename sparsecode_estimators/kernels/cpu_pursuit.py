@@ -10,7 +10,9 @@ from .cpu_active_set import border, downdate
 from .cpu_all_atoms import LANES, best_atom, best_listed, new_field, spread
 from .cpu_certificate import dot, square, subtract
 from .cpu_jit import compiled, part
+from .cpu_rounded_atoms import all_slopes, best_of_near, residual, spread_rounded
 
+ROUNDED = 2  # bytes of a number of bfloat16
 FLOOR = 10  # slopes below so many roundings of a row's length are rounding
 
 
@@ -60,11 +62,33 @@ def _new_support(size, like):
 
 
 @part
-def _project(gram, e, atoms, inverse, k, column, products):
-    """Coefficients of an atom on the chosen ones; what is left of its length."""
+def _spread(gram, support, field, k, height, change):
+    """A sum of rows of the Gram matrix, by ``support.weights``, into the field."""
+    atoms, weights = support.atoms, support.weights
+    slope, left, total = field.slope, field.left, field.total
+    if gram.itemsize == ROUNDED:
+        spread_rounded(gram, atoms, weights, k, height, change, slope, left, total)
+    else:
+        spread(gram, atoms, weights, k, height, change, slope, left, total)
+
+
+@part
+def _product(gram, D, i, j):
+    """Of two atoms, exactly."""
+    if gram.itemsize != ROUNDED:
+        return np.float64(gram[i, j])
+    total = 0.0
+    for m in range(D.shape[1]):
+        total += np.float64(D[i, m]) * np.float64(D[j, m])
+    return total
+
+
+@part
+def _project(gram, D, whole, e, atoms, inverse, k, column, products):
+    """Coefficients of an atom on the chosen ones; what is left of its squared length."""
     for i in range(k):
-        products[i] = gram[e, atoms[i]]
-    left = np.float64(gram[e, e])
+        products[i] = _product(gram, D, e, atoms[i])
+    left = whole
     for i in range(k):
         total = 0.0
         for j in range(k):
@@ -93,7 +117,7 @@ def _settle(support, field, gram, k, gone, ols):
     """
     atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
     goal, weights, listed = support.column, support.weights, support.listed
-    slope, left, total = field.slope, field.left, field.total
+    slope, left = field.slope, field.left
     none, one = slope.dtype.type(0), slope.dtype.type(1)
     while True:
         share, who = _first_to_vanish(values, goal, k)
@@ -109,7 +133,7 @@ def _settle(support, field, gram, k, gone, ols):
             length = np.sqrt(inverse[who, who])
             for i in range(k):
                 weights[i] = inverse[i, who] / length
-            spread(gram, atoms, weights, k, none, one, slope, left, total)
+            _spread(gram, support, field, k, none, one)
             left[atoms[who]] = 1 / inverse[who, who]
         downdate(inverse, k, who)
         k -= 1
@@ -122,7 +146,7 @@ def _settle(support, field, gram, k, gone, ols):
 
 
 @part
-def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, eps):
+def _enter(support, field, gram, D, whole, Q, row, length, e, k, gone, positive, ols, eps):
     """One more atom, and codes to least squares, less the atoms that turn negative.
 
     Returns how many atoms there are, how many of ``support.listed``, and whether the atom
@@ -130,16 +154,16 @@ def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, eps)
     """
     atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
     column, products, weights = support.column, support.products, support.weights
-    slope, left, total = field.slope, field.left, field.total
+    slope, left = field.slope, field.left
     none, one = slope.dtype.type(0), slope.dtype.type(1)
-    unexplained = _project(gram, e, atoms, inverse, k, column, products)
+    unexplained = _project(gram, D, whole, e, atoms, inverse, k, column, products)
     left[e] = np.inf
     pull[k] = Q[row, e] / length
     off = pull[k]
     for i in range(k):
         off -= values[i] * products[i]
-    floor = FLOOR * eps * np.sqrt(gram[e, e])
-    if unexplained <= eps**0.5 * gram[e, e] or (off if positive else abs(off)) <= floor:
+    floor = FLOOR * eps * np.sqrt(whole)
+    if unexplained <= eps**0.5 * whole or (off if positive else abs(off)) <= floor:
         return k, gone, False
     border(inverse, column, k, unexplained)
     scale = 1 / np.sqrt(unexplained)
@@ -153,18 +177,18 @@ def _enter(support, field, gram, Q, row, length, e, k, gone, positive, ols, eps)
     change = -one if ols else none
     if not (positive and blocked):
         height = slope.dtype.type(off * scale)
-        spread(gram, atoms, weights, k, height, change, slope, left, total)
+        _spread(gram, support, field, k, height, change)
         for i in range(k):
             values[i] = column[i]
         return k, gone, True
     if ols:
-        spread(gram, atoms, weights, k, none, change, slope, left, total)
+        _spread(gram, support, field, k, none, change)
     k, gone = _settle(support, field, gram, k, gone, ols)
-    for j in range(gram.shape[0]):
+    for j in range(D.shape[0]):
         slope[j] = Q[row, j] / length
     for i in range(k):
         weights[i] = values[i]
-    spread(gram, atoms, weights, k, one, none, slope, left, total)
+    _spread(gram, support, field, k, one, none)
     return k, gone, True
 
 
@@ -213,7 +237,9 @@ def _finish(X, row, D, length, support, k, positive, r, codes):
 
 
 @compiled
-def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter):
+def pursuit(
+    rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter
+):
     r"""Lower :math:`\tfrac12\|x-sD\|^2` by one atom after the other, refitting all codes.
 
     The inverse of the chosen atoms' Gram matrix is kept, by borders and downdates. It gives
@@ -227,7 +253,10 @@ def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, code
         Which rows to code.
     X, D : arrays of shape (n, n_features), (n_components, n_features)
     gram : array of shape (n_components, n_components)
-        ``DDᵀ``.
+        ``DDᵀ``; or in bfloat16, as uint16, with columns of zeros up to a multiple of 64. Then
+        its sums say which few atoms may be the best, and all else is computed exactly.
+    lengths : float64 array of shape (n_components,)
+        ``‖d_j‖²``.
     Q : array of shape (n, n_components)
         ``XDᵀ``.
     most : int
@@ -245,25 +274,25 @@ def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, code
         Written to, as are ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,).
     """
     n_components, n_features = D.shape
-    support, field = _new_support(most + 1, gram), new_field(gram)
+    support, field = _new_support(most + 1, X), new_field(X, n_components)
     slope, left, listed = field.slope, field.left, support.listed
-    tops = np.zeros(LANES, gram.dtype)
-    whole = np.ones(n_components, gram.dtype)
-    shortest = gram.dtype.type(np.inf)
+    kind = slope.dtype.type
+    tops, whole = np.zeros(LANES, slope.dtype), np.ones(n_components, slope.dtype)
+    shortest = np.inf
     for j in range(n_components):
-        shortest = min(shortest, gram[j, j])
+        shortest = min(shortest, lengths[j])
         if ols:
-            whole[j] = gram[j, j]
+            whole[j] = lengths[j]
     # what is useful in the best case; with atoms of other lengths _enter looks closer
-    floor = gram.dtype.type(FLOOR * eps * np.sqrt(shortest))
-    least = gram.dtype.type(eps**0.5 * shortest if ols else 0)
+    floor = kind(FLOOR * eps * np.sqrt(shortest))
+    least = kind(eps**0.5 * shortest if ols else 0)
     r = np.empty(n_features)
     for row in rows:
         length = 0.0
         for m in range(n_features):
             length += np.float64(X[row, m]) * X[row, m]
         length = np.sqrt(length)
-        scale = gram.dtype.type(1 / length if length > 0 else 0)
+        scale = kind(1 / length if length > 0 else 0)
         for j in range(n_components):
             slope[j], left[j] = Q[row, j] * scale, whole[j]
         k, steps, gone = 0, 0, 0
@@ -279,10 +308,16 @@ def pursuit(rows, X, D, gram, Q, most, positive, ols, eps, max_steps, warm, code
                 if steps == max_steps:
                     break
                 e = best_atom(slope, left, floor, least, positive, tops)
+                if e >= 0 and gram.itemsize == ROUNDED:
+                    residual(X, row, D, length, support.atoms, support.values, k, r)
+                    e = best_of_near(r, D, slope, left, positive, tops, e)
+                    if e < 0:
+                        all_slopes(r, D, slope)
+                        e = best_atom(slope, left, floor, least, positive, tops)
                 if e < 0:
                     break
             k, gone, entered = _enter(
-                support, field, gram, Q, row, length, e, k, gone, positive, ols, eps
+                support, field, gram, D, lengths[e], Q, row, length, e, k, gone, positive, ols, eps
             )
             steps += entered and not again
         energy[row] = _finish(X, row, D, length, support, k, positive, r, codes)

@@ -128,6 +128,18 @@ def get(_, array, place):
     return _number(array.dtype)(array, types.intp), codegen
 
 
+@intrinsic
+def put(_, array, place, number):
+    """Write a number to a place that is not negative, counted over a contiguous array."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        builder.store(args[2], builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, array.dtype), codegen
+
+
 def _spread(builder, number):
     undefined = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
     one = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
@@ -179,7 +191,7 @@ def _operation(name: str) -> Callable[..., Any]:
     return operation
 
 
-subtract, multiply, divide = (_operation(name) for name in ("fsub", "fmul", "fdiv"))
+add, subtract, multiply, divide = (_operation(name) for name in ("fadd", "fsub", "fmul", "fdiv"))
 
 
 @intrinsic
@@ -217,6 +229,16 @@ def absolute(_, vector):
 
     def codegen(context, builder, signature, args):
         return _call(builder, "llvm.fabs", args[0].type, args)
+
+    return vector(vector), codegen
+
+
+@intrinsic
+def root(_, vector):
+    """Square roots."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.sqrt", args[0].type, args)
 
     return vector(vector), codegen
 
@@ -305,4 +327,14 @@ def _comparison(sign: str) -> Callable[..., Any]:
     return comparison
 
 
-at_least, more_than = _comparison(">="), _comparison(">")
+at_least, more_than, equal = (_comparison(sign) for sign in (">=", ">", "=="))
+
+
+@intrinsic
+def both(_, a, b):
+    """Where both masks are true."""
+
+    def codegen(context, builder, signature, args):
+        return builder.and_(*args)
+
+    return Mask()(a, b), codegen

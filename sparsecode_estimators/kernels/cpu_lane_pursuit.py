@@ -1,0 +1,282 @@
+"""Greedy k-sparse codes over few atoms, sixteen rows side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .cpu_jit import compiled, inlined
+from .cpu_lane_finish import CLOSE, look_up, polish
+from .cpu_lane_state import DEPTH, FEW, without_owners
+from .cpu_lane_vectors import columns, power_below
+from .cpu_vectors import (
+    WIDTH,
+    absolute,
+    add,
+    at_least,
+    bare,
+    bits,
+    both,
+    divide,
+    equal,
+    get,
+    load,
+    lowest,
+    maximum,
+    more_than,
+    multiply,
+    plus,
+    put,
+    root,
+    splat,
+    store,
+    subtract,
+    where,
+    zeros,
+)
+
+FLOOR = 10  # slopes of a row of length 1 below so many roundings are rounding
+
+
+@inlined
+def _read(X, row, busy, state):
+    """Sixteen rows, side by side; those that there are not are zeros."""
+    x, n_features, m = state.x, X.shape[1], 0
+    if busy == WIDTH:
+        for m in range(0, n_features - 3, 4):
+            a, b, c, d = columns(X, row * n_features + m, n_features)
+            store(x, m * WIDTH, a)
+            store(x, (m + 1) * WIDTH, b)
+            store(x, (m + 2) * WIDTH, c)
+            store(x, (m + 3) * WIDTH, d)
+    done = n_features // 4 * 4 if busy == WIDTH else 0
+    for m in range(done, n_features):
+        store(x, m * WIDTH, zeros(x))
+        for lane in range(busy):
+            put(x, m * WIDTH + lane, get(X, (row + lane) * n_features + m))
+
+
+@inlined
+def _scale(state, n_features, floor):
+    """Divide rows by a power of two, so that nothing under- or overflows."""
+    x, one = state.x, splat(state.x.dtype.type(1))
+    top = zeros(x)
+    for m in range(n_features):
+        top = maximum(top, absolute(load(x, m * WIDTH)))
+    scale = power_below(top)
+    nothing = at_least(zeros(x), scale)
+    shrink = where(nothing, zeros(x), divide(one, where(nothing, one, scale)))
+    square = zeros(x)
+    for m in range(n_features):
+        v = multiply(load(x, m * WIDTH), shrink)
+        store(x, m * WIDTH, v)
+        square = add(square, multiply(v, v))
+    store(state.scale, 0, scale)
+    store(state.floor, 0, multiply(splat(floor), square))
+    store(state.size, 0, zeros(x))
+    store(state.close, 0, zeros(x))
+
+
+@inlined
+def _multiply(problem, state, n_features, n_components):
+    """Products of rows with all atoms, four at a time; tables are padded."""
+    atoms, x, slope = problem.atoms, state.x, state.slope
+    for j in range(0, n_components, 4):
+        a, b, c, d = zeros(x), zeros(x), zeros(x), zeros(x)
+        for m in range(n_features):
+            v, place = load(x, m * WIDTH), m * FEW + j
+            a = plus(a, get(atoms, place), v)
+            b = plus(b, get(atoms, place + 1), v)
+            c = plus(c, get(atoms, place + 2), v)
+            d = plus(d, get(atoms, place + 3), v)
+        store(slope, j * WIDTH, a)
+        store(slope, (j + 1) * WIDTH, b)
+        store(slope, (j + 2) * WIDTH, c)
+        store(slope, (j + 3) * WIDTH, d)
+    for j in range(n_components):
+        store(state.left, j * WIDTH, splat(get(problem.lengths, j)))
+
+
+@inlined
+def _gain(problem, state, j, positive, ols):
+    """Slope of an atom, what is left of it, its gain as a fraction, and whether it is one."""
+    s, left = load(state.slope, j * WIDTH), load(state.left, j * WIDTH)
+    square = multiply(s, absolute(s)) if positive else multiply(s, s)
+    useful = more_than(square, multiply(load(state.floor, 0), splat(get(problem.lengths, j))))
+    return s, left, square, useful
+
+
+@inlined
+def _larger(square, left, top, rest, ols):
+    """Whether one gain, as a fraction, is larger than another."""
+    return more_than(multiply(square, rest), multiply(top, left)) if ols else more_than(square, top)
+
+
+@inlined
+def _best(problem, state, n_components, positive, ols):
+    """The atom with the largest gain, its slope, what is left of it, and whether there is one.
+
+    Gains are compared as fractions, without a division. One half of the atoms is searched beside
+    the other, as a comparison waits for the one before.
+    """
+    one, none = splat(state.slope.dtype.type(1)), zeros(state.slope)
+    half, j = (n_components + 1) // 2, zeros(state.slope)
+    a, s_a, rest_a, top_a = none, none, one, none
+    b, s_b, rest_b, top_b = none, none, one, none
+    for i in range(half):
+        s, left, square, useful = _gain(problem, state, i, positive, ols)
+        better = both(_larger(square, left, top_a, rest_a, ols), useful)
+        a, s_a = where(better, j, a), where(better, s, s_a)
+        rest_a, top_a = where(better, left, rest_a), where(better, square, top_a)
+        s, left, square, useful = _gain(problem, state, n_components - half + i, positive, ols)
+        better = both(_larger(square, left, top_b, rest_b, ols), useful)
+        b, s_b = where(better, j, b), where(better, s, s_b)
+        rest_b, top_b = where(better, left, rest_b), where(better, square, top_b)
+        j = add(j, one)
+    better = _larger(top_b, rest_b, top_a, rest_a, ols)
+    b = add(b, splat(state.slope.dtype.type(n_components - half)))
+    atom, slope = where(better, b, a), where(better, s_b, s_a)
+    return atom, slope, where(better, rest_b, rest_a), more_than(maximum(top_a, top_b), none)
+
+
+@inlined
+def _shares(state, t, n_components, atom):
+    """Products of an atom with the basis."""
+    for u in range(t):
+        share = zeros(state.basis)
+        for j in range(n_components):
+            here = equal(atom, splat(state.basis.dtype.type(j)))
+            share = where(here, load(state.basis, (u * FEW + j) * WIDTH), share)
+        store(state.share, u * WIDTH, share)
+
+
+@inlined
+def _move(state, t, scale, height):
+    """Codes to least squares with the newcomer, the ``t``-th."""
+    mix, code, mine = state.mix, state.code, t * DEPTH
+    for i in range(t):
+        w = zeros(mix)
+        for u in range(i, t):
+            part = load(mix, (u * DEPTH + i) * WIDTH)
+            w = subtract(w, multiply(load(state.share, u * WIDTH), part))
+        w = multiply(w, scale)
+        store(mix, (mine + i) * WIDTH, w)
+        store(code, i * WIDTH, add(load(code, i * WIDTH), multiply(height, w)))
+    store(mix, (mine + t) * WIDTH, scale)
+    store(code, t * WIDTH, multiply(height, scale))
+
+
+@inlined
+def _spread(problem, state, t, n_components, atom, scale, height, resolution):
+    """Slopes of all atoms, and what is left of them, after the ``t``-th atom has come in."""
+    basis, slope = state.basis, state.slope
+    for j in range(n_components):
+        v = look_up(problem.gram, j * FEW, n_components, atom)
+        for u in range(t):
+            part = load(basis, (u * FEW + j) * WIDTH)
+            v = subtract(v, multiply(load(state.share, u * WIDTH), part))
+        v = multiply(v, scale)
+        store(basis, (t * FEW + j) * WIDTH, v)
+        left = subtract(load(state.left, j * WIDTH), multiply(v, v))
+        store(state.left, j * WIDTH, left)
+        s = subtract(load(slope, j * WIDTH), multiply(height, v))
+        there = more_than(left, splat(resolution * get(problem.lengths, j)))
+        store(slope, j * WIDTH, where(there, s, zeros(slope)))
+
+
+@inlined
+def _any_crossed(state, t):
+    """Rows, as bits, in which one of the first codes is not positive."""
+    crossed = 0
+    for i in range(t + 1):
+        code, size = load(state.code, i * WIDTH), load(state.size, 0)
+        chosen = more_than(size, splat(state.size.dtype.type(i)))
+        crossed |= bits(both(chosen, at_least(zeros(state.code), code)))
+    return crossed
+
+
+@inlined
+def _pursue(problem, state, n_components, most, positive, ols, resolution):
+    """Atoms of sixteen rows. Returns most atoms of a row, and rows that lose one, as bits."""
+    crossed, one, none = 0, splat(state.slope.dtype.type(1)), zeros(state.slope)
+    for t in range(most):
+        atom, found, rest, some = _best(problem, state, n_components, positive, ols)
+        if bits(some) == 0:
+            return t, crossed
+        scale = where(some, divide(one, root(rest)), none)
+        height = multiply(found, scale)
+        store(state.atom, t * WIDTH, atom)
+        store(state.size, 0, add(load(state.size, 0), where(some, one, none)))
+        length = look_up(problem.lengths, 0, n_components, atom)
+        near = more_than(multiply(splat(state.slope.dtype.type(CLOSE)), length), rest)
+        store(state.close, 0, where(near, one, load(state.close, 0)))
+        _shares(state, t, n_components, atom)
+        _move(state, t, scale, height)
+        if positive:
+            crossed |= _any_crossed(state, t)
+        if t + 1 < most:
+            _spread(problem, state, t, n_components, atom, scale, height, resolution)
+    return most, crossed
+
+
+@inlined
+def _write(state, row, busy, crossed, k, codes, energy, n_iter):
+    """What was found."""
+    n_components = codes.shape[1]
+    for i in range(k):
+        code = multiply(load(state.code, i * WIDTH), load(state.scale, 0))
+        store(state.code, i * WIDTH, code)
+    for lane in range(busy):
+        here = (row + lane) * n_components
+        if crossed >> lane & 1:
+            continue
+        size, scale = int(get(state.size, lane)), np.float64(get(state.scale, lane))
+        for i in range(size):
+            place = i * WIDTH + lane
+            put(codes, here + int(get(state.atom, place)), get(state.code, place))
+        put(energy, row + lane, 0.5 * scale * scale * max(get(state.energy, lane), 0.0))
+        put(n_iter, row + lane, size)
+
+
+@compiled
+def lane_pursuit(rows, X, problem, state, most, positive, ols, eps, codes, energy, n_iter):
+    """Add one atom after the other to every row, as :func:`~.cpu_pursuit.pursuit`.
+
+    A row's numbers meet only those of the dictionary, so that its answer does not depend on
+    the fifteen rows beside it.
+
+    Parameters
+    ----------
+    rows : int array
+        Rows that follow each other.
+    problem : Lanes
+    state : Abreast
+        Room to work in.
+    most : int
+        Most atoms of a row, at most ``DEPTH``.
+    others
+        As in :func:`~.cpu_pursuit.pursuit`; ``codes`` holds zeros.
+
+    Returns
+    -------
+    int array
+        Rows that are left, as a refit to non-negative codes dropped an atom.
+    """
+    problem, state = without_owners(problem, state)
+    x, out, energies, steps = bare(X), bare(codes), bare(energy), bare(n_iter)
+    kind, n_features, n_components = state.x.dtype.type, X.shape[1], codes.shape[1]
+    floor, resolution = kind((FLOOR * eps) ** 2), kind(eps**0.5)
+    left, n_left = np.empty(len(rows), np.int64), 0
+    for start in range(0, len(rows), WIDTH):
+        busy = min(WIDTH, len(rows) - start)
+        _read(x, rows[start], busy, state)
+        _scale(state, n_features, floor)
+        _multiply(problem, state, n_features, n_components)
+        k, crossed = _pursue(problem, state, n_components, most, positive, ols, resolution)
+        polish(problem, state, n_features, n_components, k)
+        _write(state, rows[start], busy, crossed, k, out, energies, steps)
+        crossed &= (1 << busy) - 1
+        while crossed:
+            left[n_left] = rows[start] + lowest(crossed)
+            crossed &= crossed - 1
+            n_left += 1
+    return left[:n_left]

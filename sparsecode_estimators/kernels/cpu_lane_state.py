@@ -1,0 +1,108 @@
+"""What the loops over rows side by side hold: the problem, and the state of sixteen rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .cpu_jit import inlined
+from .cpu_vectors import WIDTH, bare
+
+FEW = 64  # most atoms, and the step of tables over them
+DEPTH = 16  # most chosen atoms
+
+
+class Lanes(NamedTuple):
+    """The problem, as tables over atoms padded to ``FEW``.
+
+    Attributes
+    ----------
+    atoms : array of shape (n_features, FEW)
+        ``Dᵀ``.
+    gram : array of shape (n_components, FEW)
+        ``DDᵀ``.
+    lengths : array of shape (FEW,)
+        Its diagonal.
+    """
+
+    atoms: np.ndarray
+    gram: np.ndarray
+    lengths: np.ndarray
+
+
+class Abreast(NamedTuple):
+    r"""State of ``WIDTH`` rows, in flat arrays of vectors that hold one number of each row.
+
+    Gram–Schmidt as in :class:`~.cpu_few_state.Block`.
+
+    Attributes
+    ----------
+    x, rest : n_features vectors
+        The rows, scaled by a power of two, and their residuals.
+    slope, left : FEW vectors
+        Products of all atoms with the residual; squared lengths of what the chosen atoms do not
+        span of all atoms.
+    basis : DEPTH·FEW vectors
+    mix : DEPTH·DEPTH vectors
+    atom, code, share, error : DEPTH vectors
+        Chosen atoms, and their codes. Scratch: products of a newcomer with the basis; products
+        of the chosen atoms with the residual.
+    scale, size, close, floor : one vector
+        Power of two that a row was divided by; how many atoms are chosen; whether one of
+        them was nearly spanned by those before it; squared slope of an atom of length 1 that
+        is rounding.
+    energy : float64, one vector
+        Squared length of the residual.
+    """
+
+    x: np.ndarray
+    rest: np.ndarray
+    slope: np.ndarray
+    left: np.ndarray
+    basis: np.ndarray
+    mix: np.ndarray
+    atom: np.ndarray
+    code: np.ndarray
+    share: np.ndarray
+    error: np.ndarray
+    scale: np.ndarray
+    size: np.ndarray
+    close: np.ndarray
+    floor: np.ndarray
+    energy: np.ndarray
+
+
+def lanes(D: np.ndarray) -> Lanes:
+    """Pad a problem."""
+    n_components, n_features = D.shape
+    atoms = np.zeros((n_features, FEW), D.dtype)
+    atoms[:, :n_components] = D.T
+    gram = np.zeros((n_components, FEW), D.dtype)
+    gram[:, :n_components] = D.astype(np.float64) @ D.T.astype(np.float64)
+    lengths = np.zeros(FEW, D.dtype)
+    lengths[:n_components] = gram.diagonal()
+    return Lanes(atoms, gram, lengths)
+
+
+def abreast(problem: Lanes) -> Abreast:
+    """Room for some rows of a problem."""
+    n_features = len(problem.atoms)
+    sizes = {"x": n_features, "rest": n_features, "slope": FEW, "left": FEW}
+    sizes |= {"basis": DEPTH * FEW, "mix": DEPTH * DEPTH}
+    sizes |= dict.fromkeys(("atom", "code", "share", "error"), DEPTH)
+    sizes |= dict.fromkeys(("scale", "size", "close", "floor", "energy"), 1)
+    dtype = problem.gram.dtype
+    room = {name: np.empty(size * WIDTH, dtype) for name, size in sizes.items()}
+    room["energy"] = np.empty(WIDTH)
+    return Abreast(**room)
+
+
+@inlined
+def without_owners(problem, state):
+    return Lanes(bare(problem.atoms), bare(problem.gram), bare(problem.lengths)), Abreast(
+        bare(state.x), bare(state.rest), bare(state.slope), bare(state.left), bare(state.basis),
+        bare(state.mix), bare(state.atom), bare(state.code), bare(state.share),
+        bare(state.error), bare(state.scale), bare(state.size), bare(state.close),
+        bare(state.floor), bare(state.energy),
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""What vectors that hold one number of each of sixteen rows need beside the rest."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .cpu_vectors import WIDTH, Vector
+
+
+def _shuffle(builder, a, b, places):
+    numbers = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))
+    return builder.shuffle_vector(a, b, numbers)
+
+
+@intrinsic
+def columns(_, array, place, step):
+    """Four numbers from ``place`` on, and those that come ``step`` later, ``WIDTH`` times: the
+    first of each four as a vector, the second ones, and so on.
+
+    Four fours fill a vector, and vectors are transposed in two rounds of shuffles.
+    """
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        number = context.get_data_type(signature.args[0].dtype)
+        place, fours = args[1], []
+        for _ in range(WIDTH):
+            four = builder.bitcast(
+                builder.gep(data, [place]), ir.VectorType(number, 4).as_pointer()
+            )
+            fours.append(builder.load(four, align=4))
+            place = builder.add(place, args[2])
+        rows = []
+        for i in range(4):
+            halves = [_shuffle(builder, fours[i + j], fours[i + j + 4], range(8)) for j in (0, 8)]
+            rows.append(_shuffle(builder, *halves, range(16)))
+        quarters = range(0, WIDTH, 4)
+        low = [q + p for q in quarters for p in (0, 16, 1, 17)]
+        high = [q + p for q in quarters for p in (2, 18, 3, 19)]
+        first = [q + p for q in quarters for p in (0, 1, 16, 17)]
+        second = [q + p for q in quarters for p in (2, 3, 18, 19)]
+        found = []
+        for half in (low, high):
+            a, b = (_shuffle(builder, rows[i], rows[i + 1], half) for i in (0, 2))
+            found += [_shuffle(builder, a, b, first), _shuffle(builder, a, b, second)]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return types.UniTuple(Vector(array.dtype), 4)(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def power_below(_, vector):
+    """The largest powers of two that are not above numbers of float32; 0 for 0 and subnormal ones.
+
+    Infinity stays what it is.
+    """
+
+    def codegen(context, builder, signature, args):
+        whole = ir.VectorType(ir.IntType(32), WIDTH)
+        exponents = ir.Constant(whole, [0x7F800000] * WIDTH)
+        number = builder.and_(builder.bitcast(args[0], whole), exponents)
+        return builder.bitcast(number, args[0].type)
+
+    return vector(vector), codegen
+
+
+@intrinsic
+def pick(_, vector, places):
+    """The numbers of float32 in these places of the vector, whole ones that count modulo ``WIDTH``.
+
+    LLVM has a name for it only on some processors; elsewhere it is written out.
+    """
+
+    def codegen(context, builder, signature, args):
+        number = ir.IntType(32)
+        whole = ir.VectorType(number, WIDTH)
+        last = ir.Constant(whole, [WIDTH - 1] * WIDTH)
+        numbers = builder.and_(builder.fptosi(args[1], whole), last)
+        if "+avx512f" in context.codegen().magic_tuple()[-1]:
+            kind = ir.FunctionType(args[0].type, [args[0].type, whole])
+            name = "llvm.x86.avx512.permvar.sf.512"
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            return builder.call(function, [args[0], numbers])
+        result = ir.Constant(args[0].type, ir.Undefined)
+        for i in range(WIDTH):
+            here = ir.Constant(number, i)
+            value = builder.extract_element(args[0], builder.extract_element(numbers, here))
+            result = builder.insert_element(result, value, here)
+        return result
+
+    return vector(vector, places), codegen
