@@ -16,8 +16,11 @@ FEATURES = 48
 
 def problem(seed, n=5, n_components=700, features=FEATURES):
     rng = np.random.default_rng(seed)
-    shape = lambda *s: torch.tensor(rng.standard_normal(s), dtype=torch.float32)  # noqa: E731
-    return shape(n, features), shape(n_components, features), shape(n_components)
+
+    def normal(*sizes):
+        return torch.tensor(rng.standard_normal(sizes), dtype=torch.float32)
+
+    return normal(n, features), normal(n_components, features), normal(n_components)
 
 
 def outliers(x, weight, bias):
