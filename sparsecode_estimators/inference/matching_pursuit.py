@@ -56,15 +56,10 @@ def ols(problem: KSparse, codes: Tensor | None, *, max_iter: int, tol: float | N
 
 
 def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str) -> Solution:
-    n, n_components = problem.shape
-    X, D = problem.X, problem.D
-    with_gram = kernels.accelerated(X, D) and (
-        problem.atoms.has_gram or kernels.gram_pays(n, n_components, k=problem.k, rule=rule)
-    )
     answer = kernels.pursuit(
-        X,
-        D,
-        _gram(problem) if with_gram else None,
+        problem.X,
+        problem.D,
+        problem.gram_that_pays(rule),
         k=problem.k,
         positive=problem.positive,
         rule=rule,
@@ -76,20 +71,12 @@ def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str)
         converged |= (answer.codes != 0).sum(1) >= problem.k
     return Solution(
         codes=answer.codes,
-        gap=answer.gap.to(X),
-        residual=answer.energy.to(X),
+        gap=answer.gap.to(problem.X),
+        residual=answer.energy.to(problem.X),
         n_iter=answer.n_iter,
         converged=converged,
         flops=_flops(problem, answer),
     )
-
-
-def _gram(problem: KSparse) -> Tensor:
-    """Exact, or rounded where that is faster."""
-    atoms = problem.atoms
-    if not atoms.has_gram and kernels.rounded_gram_serves(problem.X, problem.D):
-        return atoms.rounded_gram
-    return atoms.gram
 
 
 def _flops(problem: KSparse, answer: kernels.Answer) -> int:

@@ -110,6 +110,21 @@ class KSparse(Problem):
 
     k: int = 1
 
+    def gram_that_pays(self, rule: str) -> Tensor | None:
+        """Products of atoms for compiled loops, if there are any and making it is worth it.
+
+        Exact, or rounded where that is faster; ``rule`` says how atoms are chosen.
+        """
+        n, n_components = self.shape
+        if not kernels.accelerated(self.X, self.D):
+            return None
+        if self.atoms.has_gram:
+            return self.atoms.gram
+        if not kernels.gram_pays(n, n_components, k=self.k, rule=rule):
+            return None
+        rounded = kernels.rounded_gram_serves(self.X, self.D)
+        return self.atoms.rounded_gram if rounded else self.atoms.gram
+
 
 @dataclass
 class Lasso(Problem):

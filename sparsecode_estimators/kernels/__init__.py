@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import reference, rounded
+from . import reference, reference_replacement, rounded
 from .reference import Answer, soft_threshold
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "gram_pays",
     "proximal_step",
     "pursuit",
+    "replacement",
     "rounded_gram",
     "rounded_gram_serves",
     "soft_threshold",
@@ -30,6 +31,7 @@ __all__ = [
 
 FEW = 64  # atoms whose Gram matrix fits in the registers that work on one row
 LARGEST_GRAM = 2**14  # atoms beyond which the Gram matrix takes too much memory
+ROUNDING = 1e-14  # of an energy of 1 in double precision, after some operations
 SMALL_GRAM = 2**10  # atoms up to which it is made even for one row
 
 
@@ -233,4 +235,53 @@ def pursuit(
     served = gram is not None and (X.device.type == "cpu" or start is None)
     return (_make(X, D) if served else reference).pursuit(
         X, D, gram, k=k, positive=positive, rule=rule, start=start, max_steps=max_steps
+    )
+
+
+def replacement(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor | None,
+    *,
+    k: int,
+    positive: bool,
+    start: Tensor,
+    max_steps: int,
+    tol: float,
+) -> Answer:
+    r"""Lower :math:`\tfrac12\|x-sD\|^2` by exchanges of atoms, as long as they help.
+
+    An exchange adds the atom whose product with the residual is largest, refits, drops the
+    smallest code if there are more than ``k``, and refits. For positive codes only positive
+    products count, and a refit drops what would turn negative.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, n_features)
+    D : Tensor of shape (n_components, n_features)
+    gram : Tensor of shape (n_components, n_components) or None
+        ``DDᵀ``, or :func:`rounded_gram`; without it no compiled loops serve.
+    k : int
+        Most atoms of a row, at most ``n_components`` and ``n_features``.
+    positive : bool
+    start : Tensor of shape (n, n_components)
+        The ``k`` largest entries of a row are its first support, its values where refits
+        begin.
+    max_steps : int
+        Most exchanges of a row.
+    tol : float
+        Share of ``½‖x‖²`` by which an exchange has to lower the residual to be made, at least
+        ``1e-14``, which is rounding.
+
+    Returns
+    -------
+    Answer
+        ``n_iter`` counts the exchanges that were made: a row with fewer than ``max_steps`` has
+        reached its end.
+    """
+    served = gram is not None and X.device.type == "cpu" and accelerated(X, D)
+    make = _make(X, D) if served else reference_replacement
+    tol = max(tol, ROUNDING)
+    return make.replacement(
+        X, D, gram, k=k, positive=positive, start=start, max_steps=max_steps, tol=tol
     )

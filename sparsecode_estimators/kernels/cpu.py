@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from .cpu_few_state import DEPTH, FEW, block, few
 from .cpu_lane_pursuit import lane_pursuit
 from .cpu_lane_state import abreast, lanes
 from .cpu_pursuit import pursuit as _pursuit
+from .cpu_replacement import replacement as _replacement
 from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
@@ -139,15 +140,12 @@ def pursuit(
     warm = start is not None
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
-    if gram.dtype == torch.bfloat16:
-        gram = gram.view(torch.uint16)  # NumPy has no bfloat16
-    rows, atoms, products = (t.detach().contiguous().numpy() for t in (X, D, gram))
+    rows, atoms, products = _arrays(X, D, gram)
     options = (k, positive, rule == "ols", float(np.finfo(rows.dtype).eps))
     out = (codes.numpy(), energy, n_iter)
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
-        lengths = np.einsum("jm,jm->j", atoms, atoms, dtype=np.float64)
-        given = (rows, atoms, products, lengths, _product(rows, atoms), *options)
+        given = (rows, atoms, products, _squares(atoms), _product(rows, atoms), *options)
         size = max(1, CHUNK // n_components)
         in_chunks(_pursuit, len(rows), size, *given, max_steps, warm, *out)
 
@@ -156,7 +154,47 @@ def pursuit(
         _and_the_rest(few_rows, many, rows, out)
     else:
         many(rows, out)
-    gap = torch.full((n,), torch.nan, dtype=torch.float64)
+    return _without_gap(codes, energy, n_iter)
+
+
+def replacement(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor,
+    *,
+    k: int,
+    positive: bool,
+    start: Tensor,
+    max_steps: int,
+    tol: float,
+) -> Answer:
+    """See :func:`sparsecode_estimators.kernels.replacement`."""
+    n, n_components = len(X), len(D)
+    codes = _start(X, n_components, start)
+    energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    rows, atoms, products = _arrays(X, D, gram)
+    given = (rows, atoms, products, _squares(atoms), _product(rows, atoms))
+    options = (k, positive, float(np.finfo(rows.dtype).eps), max_steps, tol)
+    out = (codes.numpy(), energy, n_iter)
+    in_chunks(_replacement, n, max(1, CHUNK // n_components), *given, *options, *out)
+    return _without_gap(codes, energy, n_iter)
+
+
+def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
+    """As NumPy has them; it has no bfloat16."""
+    for t in tensors:
+        bits = t.view(torch.uint16) if t.dtype == torch.bfloat16 else t
+        yield bits.detach().contiguous().numpy()
+
+
+def _squares(atoms: np.ndarray) -> np.ndarray:
+    """Squared lengths, in double precision."""
+    return np.einsum("jm,jm->j", atoms, atoms, dtype=np.float64)
+
+
+def _without_gap(codes: Tensor, energy: np.ndarray, n_iter: np.ndarray) -> Answer:
+    """k-sparse codes have none."""
+    gap = torch.full((len(codes),), torch.nan, dtype=torch.float64)
     return Answer(codes, gap, torch.from_numpy(energy), torch.from_numpy(n_iter))
 
 

@@ -24,18 +24,26 @@ class Field(NamedTuple):
         not ask. Infinite where an atom cannot be chosen.
     total : array
         Scratch.
+    tops : array of shape (LANES,)
+        Largest gains of the atoms of a lane; scratch.
     """
 
     slope: np.ndarray
     left: np.ndarray
     total: np.ndarray
+    tops: np.ndarray
 
 
 @part
 def new_field(like, n_components):
     padded = -(-n_components // LANES) * LANES
     dtype = like.dtype
-    return Field(np.zeros(padded, dtype), np.ones(padded, dtype), np.zeros(padded, dtype))
+    return Field(
+        np.zeros(padded, dtype),
+        np.ones(padded, dtype),
+        np.zeros(padded, dtype),
+        np.zeros(LANES, dtype),
+    )
 
 
 @part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,12 +48,39 @@ def least_squares(
         Whether u ≥ 0 is asked for; then by the active-set method of Lawson & Hanson (1974,
         chapter 23), all rows in step and each with its own set.
     """
-    size = max(1, GATHER_LIMIT // max(1, indices.shape[1] * D.shape[1]))
-    parts = zip(*(t.split(size) for t in (X, indices, valid, start * valid)), strict=True)
-    solve = _non_negative if positive else _Atoms.newton
     spent = [0]
-    solved = [solve(_Atoms.of(x, D[i] * v[..., None], spent), u, v) for x, i, v, u in parts]
-    return torch.cat(solved), spent[0]
+    solve = _non_negative if positive else _Atoms.newton
+    parts = _parts(X, D, indices, valid, start, spent)
+    return torch.cat([solve(rows, values, free) for rows, values, free in parts]), spent[0]
+
+
+def descend_on_support(
+    X: Tensor, D: Tensor, indices: Tensor, valid: Tensor, start: Tensor, *, positive: bool
+) -> tuple[Tensor, Tensor, int]:
+    """As :func:`least_squares`, but a code that would turn negative is dropped for good.
+
+    On the way from ``start``, as far as no other does. Returns the values, which of them are
+    left, and the operations.
+    """
+    spent = [0]
+    parts = _parts(X, D, indices, valid, start, spent)
+    if positive:
+        solved = [_feasible(rows, values, free) for rows, values, free in parts]
+    else:
+        solved = [(rows.newton(values, free), free) for rows, values, free in parts]
+    values, free = (torch.cat(t) for t in zip(*solved, strict=True))
+    return values, free, spent[0]
+
+
+def _parts(
+    X: Tensor, D: Tensor, indices: Tensor, valid: Tensor, start: Tensor, spent: list[int]
+) -> Iterator[tuple[_Atoms, Tensor, Tensor]]:
+    """Rows, as many at a time as fit a cache, with their start and their places in use."""
+    size = max(1, GATHER_LIMIT // max(1, indices.shape[1] * D.shape[1]))
+    for x, i, v, u in zip(
+        *(t.split(size) for t in (X, indices, valid, start * valid)), strict=True
+    ):
+        yield _Atoms.of(x, D[i] * v[..., None], spent), u, v
 
 
 @dataclass

@@ -1,0 +1,177 @@
+"""Exchanges of atoms in k-sparse codes, one row at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .cpu_active_set import border, downdate
+from .cpu_all_atoms import new_field
+from .cpu_certificate import square
+from .cpu_jit import compiled, part
+from .cpu_rounded_atoms import residual
+from .cpu_support import (
+    FLOOR,
+    choose,
+    extend,
+    finish,
+    largest,
+    new_support,
+    project,
+    settle,
+    spread_sum,
+)
+
+
+@part
+def _copy(support, other, k):
+    """``k`` atoms of ``other`` and what is known of them."""
+    for i in range(k):
+        support.atoms[i], support.values[i] = other.atoms[i], other.values[i]
+        support.pull[i] = other.pull[i]
+        for j in range(k):
+            support.inverse[i, j] = other.inverse[i, j]
+
+
+@part
+def _pull(X, row, length, D, e):
+    """Product of an atom with a row of length 1, exactly."""
+    total = 0.0
+    for m in range(D.shape[1]):
+        total += np.float64(X[row, m]) * D[e, m]
+    return total / length
+
+
+@part
+def _begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps):
+    """Least squares on the atoms of the largest codes; how many atoms there are."""
+    atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
+    column, start, k = support.column, support.listed, 0
+    for i in range(largest(codes, row, most, positive, start)):
+        e, code = start[i], np.float64(codes[row, start[i]])
+        left = project(gram, D, lengths[e], e, atoms, inverse, k, column, support.products)
+        if left > eps**0.5 * lengths[e]:
+            border(inverse, column, k, left)
+            atoms[k], values[k], pull[k] = e, code / length, _pull(X, row, length, D, e)
+            k += 1
+    for i in range(k):
+        column[i] = 0
+        for j in range(k):
+            column[i] += inverse[i, j] * pull[j]
+    return _towards_column(support, field, gram, k, positive)
+
+
+@part
+def _towards_column(support, field, gram, k, positive):
+    """Codes to ``support.column``, those that may not be negative by settling."""
+    if positive:
+        k, _ = settle(support, field, gram, k, 0, False)
+        return k
+    for i in range(k):
+        support.values[i] = support.column[i]
+    return k
+
+
+@part
+def _drop_smallest(support, field, gram, k, positive):
+    """Least squares without the atom of the smallest code; how many atoms are left."""
+    atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
+    goal, who = support.column, 0
+    for i in range(1, k):
+        if abs(values[i]) < abs(values[who]):
+            who = i
+    share = values[who] / inverse[who, who]
+    for i in range(k):
+        goal[i] = values[i] - inverse[i, who] * share
+    downdate(inverse, k, who)
+    k -= 1
+    atoms[who], values[who], pull[who], goal[who] = atoms[k], values[k], pull[k], goal[k]
+    return _towards_column(support, field, gram, k, positive)
+
+
+@part
+def _slopes(support, field, gram, Q, row, length, k):
+    """Products of the residual with all atoms; which atoms are chosen."""
+    slope, left = field.slope, field.left
+    for j in range(Q.shape[1]):
+        slope[j], left[j] = Q[row, j] / length, 1
+    for i in range(k):
+        support.weights[i] = support.values[i]
+    spread_sum(gram, support, field, k, slope.dtype.type(1), slope.dtype.type(0))
+    for i in range(k):
+        left[support.atoms[i]] = np.inf
+
+
+@part
+def _energy(X, row, D, length, support, k, r):
+    """``‖r‖²`` of the residual of a row of length 1, exactly."""
+    residual(X, row, D, length, support.atoms, support.values, k, r)
+    return square(r)
+
+
+@compiled
+def replacement(
+    rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter
+):
+    r"""Lower :math:`\tfrac12\|x-sD\|^2` by exchanges of atoms, as long as they help.
+
+    The inverse of the chosen atoms' Gram matrix follows their coming and going; slopes of all
+    atoms are a sum of rows of the Gram matrix. Whether an exchange has helped is said by the
+    exact residual.
+
+    Parameters
+    ----------
+    rows, X, D, gram, lengths, Q, most, positive, eps
+        As in :func:`~.cpu_pursuit.pursuit`.
+    max_steps : int
+        Most exchanges of a row.
+    tol : float
+        Share of ``½‖x‖²`` by which an exchange has to lower the residual.
+    codes : array of shape (n, n_components)
+        The start. Written to, as are ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,):
+        exchanges that helped.
+    """
+    n_components, n_features = D.shape
+    support, trial = new_support(most + 1, X), new_support(most + 1, X)
+    field = new_field(X, n_components)
+    slope, left = field.slope, field.left
+    shortest = np.inf
+    for j in range(n_components):
+        shortest = min(shortest, lengths[j])
+    floor, least = slope.dtype.type(FLOOR * eps * np.sqrt(shortest)), slope.dtype.type(0)
+    r = np.empty(n_features)
+    for row in rows:
+        length = 0.0
+        for m in range(n_features):
+            length += np.float64(X[row, m]) * X[row, m]
+        length, k, steps = np.sqrt(length), 0, 0
+        if length > 0:
+            k = _begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
+        for j in range(n_components):
+            codes[row, j] = 0
+        now, going = 0.0, length > 0 and steps < max_steps
+        if going:
+            now = _energy(X, row, D, length, support, k, r)
+            _slopes(support, field, gram, Q, row, length, k)
+        while going:
+            e = choose(X, row, D, length, support, field, gram, k, floor, least, positive, r)
+            if e < 0:
+                break
+            left[e] = np.inf
+            _copy(trial, support, k)
+            pull = _pull(X, row, length, D, e)
+            _, scale, _ = extend(trial, gram, D, lengths[e], e, pull, k, positive, eps)
+            if scale == 0:
+                continue  # the chosen ones span it
+            size = _towards_column(trial, field, gram, k + 1, positive)
+            if size > most:
+                size = _drop_smallest(trial, field, gram, size, positive)
+            after = _energy(X, row, D, length, trial, size, r)
+            if not after < now - tol:
+                break
+            now, k, steps = after, size, steps + 1
+            _copy(support, trial, k)
+            going = steps < max_steps
+            if going:
+                _slopes(support, field, gram, Q, row, length, k)
+        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
+        n_iter[row] = steps
