@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cpu_all_atoms import LANES
 from .cpu_chunks import in_chunks
 from .cpu_few_atoms import few_atoms
 from .cpu_few_pursuit import few_pursuit
@@ -140,7 +141,7 @@ def pursuit(
     warm = start is not None
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
-    rows, atoms, products = _arrays(X, D, gram)
+    rows, atoms, products = _arrays(X, D, _padded(gram))
     options = (k, positive, rule == "ols", float(np.finfo(rows.dtype).eps))
     out = (codes.numpy(), energy, n_iter)
 
@@ -172,7 +173,7 @@ def replacement(
     n, n_components = len(X), len(D)
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
-    rows, atoms, products = _arrays(X, D, gram)
+    rows, atoms, products = _arrays(X, D, _padded(gram))
     given = (rows, atoms, products, _squares(atoms), _product(rows, atoms))
     options = (k, positive, float(np.finfo(rows.dtype).eps), max_steps, tol)
     out = (codes.numpy(), energy, n_iter)
@@ -185,6 +186,12 @@ def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     for t in tensors:
         bits = t.view(torch.uint16) if t.dtype == torch.bfloat16 else t
         yield bits.detach().contiguous().numpy()
+
+
+def _padded(gram: Tensor) -> Tensor:
+    """With columns of zeros up to a multiple of ``LANES``."""
+    missing = -gram.shape[1] % LANES
+    return torch.nn.functional.pad(gram, (0, missing + 64)) if missing else gram
 
 
 def _squares(atoms: np.ndarray) -> np.ndarray:

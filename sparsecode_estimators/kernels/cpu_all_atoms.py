@@ -6,10 +6,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_jit import part
+from .cpu_jit import inlined, part
+from .cpu_vectors import (
+    WIDTH,
+    absolute,
+    at_least,
+    bare,
+    both,
+    divide,
+    first,
+    largest,
+    load,
+    maximum,
+    more_than,
+    multiply,
+    plus,
+    splat,
+    store,
+    subtract,
+    where,
+    zeros,
+)
 
-LANES = 64  # atoms compared side by side
-WIDTH = 1024  # atoms whose products are summed together, so that they stay in the first cache
+LANES = 64  # atoms side by side; arrays and columns of Gram matrices are padded to a multiple
+CHOSEN = -1  # what is left of an atom that cannot be chosen
 
 
 class Field(NamedTuple):
@@ -21,117 +41,141 @@ class Field(NamedTuple):
         Products with the residual, for a row of length 1.
     left : array
         Squared length of the part that chosen atoms do not explain; ones for a rule that does
-        not ask. Infinite where an atom cannot be chosen.
-    total : array
-        Scratch.
-    tops : array of shape (LANES,)
-        Largest gains of the atoms of a lane; scratch.
+        not ask. Less than zero where an atom cannot be chosen.
+    top, rest, place : arrays of shape (LANES,)
+        The best atom of each lane: its squared slope (0 if there is none), what is left of it,
+        and the number of the first atom beside it.
+    gain : array of shape (LANES,)
+        The ratio of both, once :func:`best_atom` has been asked.
+    floor, least : numbers
+        An atom counts if its slope is above ``floor`` and more than ``least`` is left of it.
+    positive : bool
+        Whether only positive slopes count.
     """
 
     slope: np.ndarray
     left: np.ndarray
-    total: np.ndarray
-    tops: np.ndarray
+    top: np.ndarray
+    rest: np.ndarray
+    place: np.ndarray
+    gain: np.ndarray
+    floor: float
+    least: float
+    positive: bool
 
 
 @part
-def new_field(like, n_components):
-    padded = -(-n_components // LANES) * LANES
-    dtype = like.dtype
+def new_field(like, n_components, floor, least, positive):
+    padded = -(-n_components // LANES) * LANES + 64
+    kind = like.dtype.type
     return Field(
-        np.zeros(padded, dtype),
-        np.ones(padded, dtype),
-        np.zeros(padded, dtype),
-        np.zeros(LANES, dtype),
+        np.zeros(padded, like.dtype),
+        np.ones(padded, like.dtype),
+        np.zeros(LANES, like.dtype),
+        np.ones(LANES, like.dtype),
+        np.zeros(LANES, like.dtype),
+        np.zeros(LANES, like.dtype),
+        kind(floor),
+        kind(least),
+        positive,
     )
 
 
-@part
-def _clear(total):
-    for j in range(total.shape[0]):
-        total[j] = 0
+@inlined
+def field_without_owner(field):
+    """The same for a part that is called with it: then no references are counted."""
+    return Field(
+        bare(field.slope), bare(field.left), bare(field.top), bare(field.rest), bare(field.place),
+        bare(field.gain), field.floor, field.least, field.positive,
+    )  # fmt: skip
+
+
+@inlined
+def _update(field, j, v, height, change):
+    """Slopes and what is left of sixteen atoms, from the sum ``v``."""
+    slope = subtract(load(field.slope, j), multiply(splat(height), v))
+    left = plus(load(field.left, j), change, multiply(v, v))
+    store(field.slope, j, slope)
+    store(field.left, j, left)
+    return slope, left
+
+
+@inlined
+def _better(slope, left, j, floor, least, positive, top, rest, place):
+    """The best of a lane: by fractions, without a division."""
+    square = multiply(slope, absolute(slope) if positive else slope)
+    better = more_than(multiply(square, rest), multiply(top, left))
+    better = both(better, both(more_than(square, floor), more_than(left, least)))
+    return where(better, square, top), where(better, left, rest), where(better, j, place)
 
 
 @part
-def _add_four(a, b, c, d, wa, wb, wc, wd, total):
-    for j in range(total.shape[0]):
-        total[j] += wa * a[j] + wb * b[j] + wc * c[j] + wd * d[j]
+def spread(gram, atoms, weights, k, height, change, field):
+    r"""With :math:`v = \sum_i w_i G_{e_i}`, ``slope −= height·v`` and ``left += change·v²``.
 
-
-@part
-def _add_one(a, wa, total):
-    for j in range(total.shape[0]):
-        total[j] += wa * a[j]
-
-
-@part
-def _add_squares(a, wa, total):
-    for j in range(total.shape[0]):
-        total[j] += wa * a[j] * a[j]
-
-
-@part
-def spread(gram, atoms, weights, k, height, change, slope, left, total):
-    r"""With :math:`v = \sum_i w_i G_{e_i}`, ``slope −= height·v`` and ``left += change·v²``."""
-    w, n_components = weights, gram.shape[0]
-    for start in range(0, n_components, WIDTH):
-        stop = min(n_components, start + WIDTH)
-        # slices of single rows, as only of them the loops are sure to be contiguous
-        s, rest, v = slope[start:stop], left[start:stop], total[start:stop]
-        _clear(v)
-        i = 0
-        while i + 4 <= k:
-            a, b = gram[atoms[i], start:stop], gram[atoms[i + 1], start:stop]
-            c, d = gram[atoms[i + 2], start:stop], gram[atoms[i + 3], start:stop]
-            _add_four(a, b, c, d, w[i], w[i + 1], w[i + 2], w[i + 3], v)
-            i += 4
-        while i < k:
-            _add_one(gram[atoms[i], start:stop], w[i], v)
-            i += 1
-        _add_one(v, -height, s)
-        if change != 0:
-            _add_squares(v, change, rest)
-
-
-@part
-def _gain(slope, left, floor, least, positive):
-    """Twice what an atom would lower the residual by (for ``omp`` its squared slope)."""
-    size = slope if positive else abs(slope)
-    useful = size > floor and left > least
-    return size * size / left if useful else slope * 0
-
-
-@part
-def best_atom(slope, left, floor, least, positive, tops):
-    """Atom with the largest gain, or -1.
-
-    The maximum is taken in lanes, since numba does not vectorise a single one.
+    And the best atom of each lane: that with the largest slope²/left, which is twice what it
+    would lower the residual by. A block of atoms stays in registers all the way.
     """
-    for lane in range(LANES):
-        tops[lane] = 0
-    for block in range(slope.shape[0] // LANES):
-        for lane in range(LANES):
-            j = block * LANES + lane
-            gain = _gain(slope[j], left[j], floor, least, positive)
-            tops[lane] = gain if gain > tops[lane] else tops[lane]
-    first = 0
-    for lane in range(1, LANES):
-        first = lane if tops[lane] > tops[first] else first
-    best, found = slope.dtype.type(0), -1
-    for j in range(first, slope.shape[0], LANES):
-        gain = _gain(slope[j], left[j], floor, least, positive)
-        if gain > best:
-            best, found = gain, j
-    return found
+    width, kind, positive = gram.shape[1], field.slope.dtype.type, field.positive
+    floors, leasts = splat(field.floor * field.floor), splat(field.least)
+    none, one = zeros(field.slope), splat(kind(1))
+    ta, tb, tc, td = none, none, none, none
+    ra, rb, rc, rd = one, one, one, one
+    pa, pb, pc, pd = none, none, none, none
+    for j in range(0, width, LANES):
+        a, b, c, d = none, none, none, none
+        for i in range(k):
+            place, w = atoms[i] * width + j, weights[i]
+            a = plus(a, w, load(gram, place))
+            b = plus(b, w, load(gram, place + WIDTH))
+            c = plus(c, w, load(gram, place + 2 * WIDTH))
+            d = plus(d, w, load(gram, place + 3 * WIDTH))
+        here = splat(kind(j))
+        s, left = _update(field, j, a, height, change)
+        ta, ra, pa = _better(s, left, here, floors, leasts, positive, ta, ra, pa)
+        s, left = _update(field, j + WIDTH, b, height, change)
+        tb, rb, pb = _better(s, left, here, floors, leasts, positive, tb, rb, pb)
+        s, left = _update(field, j + 2 * WIDTH, c, height, change)
+        tc, rc, pc = _better(s, left, here, floors, leasts, positive, tc, rc, pc)
+        s, left = _update(field, j + 3 * WIDTH, d, height, change)
+        td, rd, pd = _better(s, left, here, floors, leasts, positive, td, rd, pd)
+    _keep(field, 0, ta, ra, pa)
+    _keep(field, 1, tb, rb, pb)
+    _keep(field, 2, tc, rc, pc)
+    _keep(field, 3, td, rd, pd)
+
+
+@inlined
+def _keep(field, which, top, rest, place):
+    store(field.top, which * WIDTH, top)
+    store(field.rest, which * WIDTH, rest)
+    store(field.place, which * WIDTH, place)
 
 
 @part
-def best_listed(atoms, count, slope, left, floor, least, positive):
+def best_atom(field):
+    """Atom with the largest gain of all lanes, or -1."""
+    gain = zeros(field.top)
+    for lane in range(0, LANES, WIDTH):
+        store(field.gain, lane, divide(load(field.top, lane), load(field.rest, lane)))
+        gain = maximum(gain, load(field.gain, lane))
+    best = largest(gain)
+    if best == 0:
+        return -1
+    for lane in range(0, LANES, WIDTH):
+        here = first(at_least(load(field.gain, lane), splat(best)))
+        if here < WIDTH:
+            return int(field.place[lane + here]) + lane + here
+    return -1
+
+
+@part
+def best_listed(atoms, count, field):
     """The same among ``count`` atoms."""
-    best, found = slope.dtype.type(0), -1
+    best, found = field.floor * 0, -1
     for i in range(count):
-        j = atoms[i]
-        gain = _gain(slope[j], left[j], floor, least, positive)
-        if gain > best:
-            best, found = gain, j
+        slope, left = field.slope[atoms[i]], field.left[atoms[i]]
+        size = slope if field.positive else abs(slope)
+        if size > field.floor and left > field.least and size * size / left > best:
+            best, found = size * size / left, atoms[i]
     return found

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_all_atoms import best_listed, new_field
-from .cpu_jit import compiled, part
-from .cpu_support import FLOOR, choose, extend, finish, largest, new_support, settle, spread_sum
+from .cpu_all_atoms import CHOSEN, best_listed, field_without_owner, new_field
+from .cpu_jit import compiled, inlined, part
+from .cpu_support import (
+    FLOOR,
+    choose,
+    extend,
+    finish,
+    largest,
+    look_again,
+    new_support,
+    settle,
+    spread_sum,
+    without_owner,
+)
+from .cpu_vectors import bare
 
 
-@part
+@inlined
 def _enter(support, field, gram, D, whole, Q, row, length, e, k, gone, positive, ols, eps):
     """One more atom, and codes to least squares, less the atoms that turn negative.
 
@@ -19,11 +31,12 @@ def _enter(support, field, gram, D, whole, Q, row, length, e, k, gone, positive,
     values, column, weights = support.values, support.column, support.weights
     slope, left = field.slope, field.left
     none, one = slope.dtype.type(0), slope.dtype.type(1)
-    left[e] = np.inf
+    left[e] = CHOSEN
     height, scale, blocked = extend(
         support, gram, D, whole, e, Q[row, e] / length, k, positive, eps
     )
     if scale == 0:
+        look_again(gram, support, field)
         return k, gone, False
     k += 1
     change = -one if ols else none
@@ -43,6 +56,47 @@ def _enter(support, field, gram, D, whole, Q, row, length, e, k, gone, positive,
     return k, gone, True
 
 
+@part
+def _rows(
+    rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter,
+    support, field, whole, r,
+):  # fmt: skip
+    X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
+    support, field = without_owner(support), field_without_owner(field)
+    slope, left, listed, kind = field.slope, field.left, support.listed, field.slope.dtype.type
+    n_components, n_features = D.shape
+    for row in rows:
+        length = 0.0
+        for m in range(n_features):
+            length += np.float64(X[row, m]) * X[row, m]
+        length = np.sqrt(length)
+        scale = kind(1 / length if length > 0 else 0)
+        for j in range(n_components):
+            slope[j], left[j] = Q[row, j] * scale, whole[j]
+        look_again(gram, support, field)
+        k, steps, gone = 0, 0, 0
+        if warm:
+            gone = largest(codes, row, most, positive, listed)
+            for j in range(n_components):
+                codes[row, j] = 0
+        while k < most:
+            again = 0 < gone < listed.shape[0]
+            e = best_listed(listed, gone, field) if again else -1
+            if e < 0:
+                again, gone = False, 0
+                if steps == max_steps:
+                    break
+                e = choose(X, row, D, length, support, field, gram, k, r)
+                if e < 0:
+                    break
+            k, gone, entered = _enter(
+                support, field, gram, D, lengths[e], Q, row, length, e, k, gone, positive, ols, eps
+            )
+            steps += entered and not again
+        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
+        n_iter[row] = steps
+
+
 @compiled
 def pursuit(
     rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter
@@ -60,8 +114,8 @@ def pursuit(
         Which rows to code.
     X, D : arrays of shape (n, n_features), (n_components, n_features)
     gram : array of shape (n_components, n_components)
-        ``DDᵀ``; or in bfloat16, as uint16, with columns of zeros up to a multiple of 64. Then
-        its sums say which few atoms may be the best, and all else is computed exactly.
+        ``DDᵀ``, with columns of zeros up to a multiple of 64. In bfloat16, as uint16, its sums
+        say which few atoms may be the best, and all else is computed exactly.
     lengths : float64 array of shape (n_components,)
         ``‖d_j‖²``.
     Q : array of shape (n, n_components)
@@ -81,45 +135,17 @@ def pursuit(
         Written to, as are ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,).
     """
     n_components, n_features = D.shape
-    support, field = new_support(most + 1, X), new_field(X, n_components)
-    slope, left, listed = field.slope, field.left, support.listed
-    kind = slope.dtype.type
-    whole = np.ones(n_components, slope.dtype)
+    whole = np.ones(n_components, X.dtype)
     shortest = np.inf
     for j in range(n_components):
         shortest = min(shortest, lengths[j])
         if ols:
             whole[j] = lengths[j]
     # what is useful in the best case; with atoms of other lengths _enter looks closer
-    floor = kind(FLOOR * eps * np.sqrt(shortest))
-    least = kind(eps**0.5 * shortest if ols else 0)
+    floor, least = FLOOR * eps * np.sqrt(shortest), eps**0.5 * shortest if ols else 0.0
+    support, field = new_support(most + 1, X), new_field(X, n_components, floor, least, positive)
     r = np.empty(n_features)
-    for row in rows:
-        length = 0.0
-        for m in range(n_features):
-            length += np.float64(X[row, m]) * X[row, m]
-        length = np.sqrt(length)
-        scale = kind(1 / length if length > 0 else 0)
-        for j in range(n_components):
-            slope[j], left[j] = Q[row, j] * scale, whole[j]
-        k, steps, gone = 0, 0, 0
-        if warm:
-            gone = largest(codes, row, most, positive, listed)
-            for j in range(n_components):
-                codes[row, j] = 0
-        while k < most:
-            again = 0 < gone < listed.shape[0]
-            e = best_listed(listed, gone, slope, left, floor, least, positive) if again else -1
-            if e < 0:
-                again, gone = False, 0
-                if steps == max_steps:
-                    break
-                e = choose(X, row, D, length, support, field, gram, k, floor, least, positive, r)
-                if e < 0:
-                    break
-            k, gone, entered = _enter(
-                support, field, gram, D, lengths[e], Q, row, length, e, k, gone, positive, ols, eps
-            )
-            steps += entered and not again
-        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
-        n_iter[row] = steps
+    _rows(
+        rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy,
+        n_iter, support, field, whole, r,
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_active_set import border, downdate
-from .cpu_all_atoms import new_field
+from .cpu_all_atoms import CHOSEN, field_without_owner, new_field
 from .cpu_certificate import square
 from .cpu_jit import compiled, part
 from .cpu_rounded_atoms import residual
@@ -15,11 +15,14 @@ from .cpu_support import (
     extend,
     finish,
     largest,
+    look_again,
     new_support,
     project,
     settle,
     spread_sum,
+    without_owner,
 )
+from .cpu_vectors import bare
 
 
 @part
@@ -96,9 +99,9 @@ def _slopes(support, field, gram, Q, row, length, k):
         slope[j], left[j] = Q[row, j] / length, 1
     for i in range(k):
         support.weights[i] = support.values[i]
-    spread_sum(gram, support, field, k, slope.dtype.type(1), slope.dtype.type(0))
     for i in range(k):
-        left[support.atoms[i]] = np.inf
+        left[support.atoms[i]] = CHOSEN
+    spread_sum(gram, support, field, k, slope.dtype.type(1), slope.dtype.type(0))
 
 
 @part
@@ -106,6 +109,54 @@ def _energy(X, row, D, length, support, k, r):
     """``‖r‖²`` of the residual of a row of length 1, exactly."""
     residual(X, row, D, length, support.atoms, support.values, k, r)
     return square(r)
+
+
+@part
+def _rows(
+    rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter,
+    support, trial, field, r,
+):  # fmt: skip
+    X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
+    support, trial = without_owner(support), without_owner(trial)
+    field = field_without_owner(field)
+    n_components, n_features = D.shape
+    for row in rows:
+        length = 0.0
+        for m in range(n_features):
+            length += np.float64(X[row, m]) * X[row, m]
+        length, k, steps = np.sqrt(length), 0, 0
+        if length > 0:
+            k = _begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
+        for j in range(n_components):
+            codes[row, j] = 0
+        now, going = 0.0, length > 0 and steps < max_steps
+        if going:
+            now = _energy(X, row, D, length, support, k, r)
+            _slopes(support, field, gram, Q, row, length, k)
+        while going:
+            e = choose(X, row, D, length, support, field, gram, k, r)
+            if e < 0:
+                break
+            field.left[e] = CHOSEN
+            _copy(trial, support, k)
+            pull = _pull(X, row, length, D, e)
+            _, scale, _ = extend(trial, gram, D, lengths[e], e, pull, k, positive, eps)
+            if scale == 0:  # the chosen ones span it
+                look_again(gram, support, field)
+                continue
+            size = _towards_column(trial, field, gram, k + 1, positive)
+            if size > most:
+                size = _drop_smallest(trial, field, gram, size, positive)
+            after = _energy(X, row, D, length, trial, size, r)
+            if not after < now - tol:
+                break
+            now, k, steps = after, size, steps + 1
+            _copy(support, trial, k)
+            going = steps < max_steps
+            if going:
+                _slopes(support, field, gram, Q, row, length, k)
+        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
+        n_iter[row] = steps
 
 
 @compiled
@@ -132,46 +183,12 @@ def replacement(
     """
     n_components, n_features = D.shape
     support, trial = new_support(most + 1, X), new_support(most + 1, X)
-    field = new_field(X, n_components)
-    slope, left = field.slope, field.left
     shortest = np.inf
     for j in range(n_components):
         shortest = min(shortest, lengths[j])
-    floor, least = slope.dtype.type(FLOOR * eps * np.sqrt(shortest)), slope.dtype.type(0)
+    field = new_field(X, n_components, FLOOR * eps * np.sqrt(shortest), 0.0, positive)
     r = np.empty(n_features)
-    for row in rows:
-        length = 0.0
-        for m in range(n_features):
-            length += np.float64(X[row, m]) * X[row, m]
-        length, k, steps = np.sqrt(length), 0, 0
-        if length > 0:
-            k = _begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
-        for j in range(n_components):
-            codes[row, j] = 0
-        now, going = 0.0, length > 0 and steps < max_steps
-        if going:
-            now = _energy(X, row, D, length, support, k, r)
-            _slopes(support, field, gram, Q, row, length, k)
-        while going:
-            e = choose(X, row, D, length, support, field, gram, k, floor, least, positive, r)
-            if e < 0:
-                break
-            left[e] = np.inf
-            _copy(trial, support, k)
-            pull = _pull(X, row, length, D, e)
-            _, scale, _ = extend(trial, gram, D, lengths[e], e, pull, k, positive, eps)
-            if scale == 0:
-                continue  # the chosen ones span it
-            size = _towards_column(trial, field, gram, k + 1, positive)
-            if size > most:
-                size = _drop_smallest(trial, field, gram, size, positive)
-            after = _energy(X, row, D, length, trial, size, r)
-            if not after < now - tol:
-                break
-            now, k, steps = after, size, steps + 1
-            _copy(support, trial, k)
-            going = steps < max_steps
-            if going:
-                _slopes(support, field, gram, Q, row, length, k)
-        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
-        n_iter[row] = steps
+    _rows(
+        rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter,
+        support, trial, field, r,
+    )  # fmt: skip

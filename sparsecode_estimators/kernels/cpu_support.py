@@ -9,8 +9,9 @@ import numpy as np
 from .cpu_active_set import border, downdate
 from .cpu_all_atoms import best_atom, spread
 from .cpu_certificate import dot, square, subtract
-from .cpu_jit import part
-from .cpu_rounded_atoms import all_slopes, best_of_near, residual, spread_rounded
+from .cpu_jit import inlined, part
+from .cpu_rounded_atoms import all_slopes, best_of_near, residual
+from .cpu_vectors import bare
 
 ROUNDED = 2  # bytes of a number of bfloat16
 FLOOR = 10  # slopes below so many roundings of a row's length are rounding
@@ -61,32 +62,44 @@ def new_support(size, like):
     )
 
 
-@part
+@inlined
+def without_owner(support):
+    """The same for a part that is called with it: then no references are counted."""
+    return Support(
+        bare(support.atoms), bare(support.values), bare(support.pull), bare(support.inverse),
+        bare(support.column), bare(support.products), bare(support.weights),
+        bare(support.listed),
+    )  # fmt: skip
+
+
+@inlined
 def spread_sum(gram, support, field, k, height, change):
     """A sum of rows of the Gram matrix, by ``support.weights``, into the field."""
-    atoms, weights = support.atoms, support.weights
-    slope, left, total = field.slope, field.left, field.total
-    if gram.itemsize == ROUNDED:
-        spread_rounded(gram, atoms, weights, k, height, change, slope, left, total)
-    else:
-        spread(gram, atoms, weights, k, height, change, slope, left, total)
+    spread(gram, support.atoms, support.weights, k, height, change, field)
 
 
-@part
-def choose(X, row, D, length, support, field, gram, k, floor, least, positive, r):
+@inlined
+def look_again(gram, support, field):
+    """The best atoms of the field as it is."""
+    none = field.slope.dtype.type(0)
+    spread(gram, support.atoms, support.weights, 0, none, none, field)
+
+
+@inlined
+def choose(X, row, D, length, support, field, gram, k, r):
     """The best atom of all that are not chosen, or -1; exactly, even where sums are rounded."""
-    slope, left, tops = field.slope, field.left, field.tops
-    e = best_atom(slope, left, floor, least, positive, tops)
+    e = best_atom(field)
     if e >= 0 and gram.itemsize == ROUNDED:
         residual(X, row, D, length, support.atoms, support.values, k, r)
-        e = best_of_near(r, D, slope, left, positive, tops, e)
+        e = best_of_near(r, D, field, e)
         if e < 0:
-            all_slopes(r, D, slope)
-            e = best_atom(slope, left, floor, least, positive, tops)
+            all_slopes(r, D, field.slope)
+            look_again(gram, support, field)
+            e = best_atom(field)
     return e
 
 
-@part
+@inlined
 def _product(gram, D, i, j):
     """Of two atoms, exactly."""
     if gram.itemsize != ROUNDED:
@@ -97,7 +110,7 @@ def _product(gram, D, i, j):
     return total
 
 
-@part
+@inlined
 def project(gram, D, whole, e, atoms, inverse, k, column, products):
     """Coefficients of an atom on the chosen ones; what is left of its squared length."""
     for i in range(k):
@@ -112,7 +125,7 @@ def project(gram, D, whole, e, atoms, inverse, k, column, products):
     return left
 
 
-@part
+@inlined
 def extend(support, gram, D, whole, e, pull, k, positive, eps):
     """Room for atom ``e``, whose product with the row is ``pull``, at the end of the support.
 
@@ -210,7 +223,7 @@ def largest(codes, row, most, positive, found):
     return count
 
 
-@part
+@inlined
 def finish(X, row, D, length, support, k, positive, r, codes):
     """Write a row's codes after one Newton step from the exact residual; ``½‖x − sD‖²``."""
     atoms, values, inverse = support.atoms, support.values, support.inverse
