@@ -13,6 +13,7 @@ from hypothesis import given
 from problems import lasso_problems, planted
 
 from sparsecode_estimators import kernels, sparse_encode
+from sparsecode_estimators.inference import Atoms
 from sparsecode_estimators.kernels import reference
 
 pytest.importorskip("numba")
@@ -184,3 +185,16 @@ def test_many_candidates_are_given_up_again():
     np.testing.assert_allclose(
         found.codes, solve(reference, X, D, 1e-3, positive=False).codes, atol=1e-8
     )
+
+
+def test_few_rows_of_many_atoms_need_no_gram_matrix(monkeypatch):
+    X, D = tensors(2, 10, 2000, 3, seed=87, positive=True)
+    made = []
+    monkeypatch.setattr(
+        Atoms, "gram", property(lambda atoms: made.append(1) or atoms.D @ atoms.D.T)
+    )
+    few = sparse_encode(X, D, alpha=0.05)
+    assert not made
+    many = sparse_encode(X.repeat(50, 1), D, alpha=0.05)
+    assert made
+    np.testing.assert_allclose(few, many[:2], atol=1e-8)

@@ -76,10 +76,12 @@ def working_set(
 def _kernel(
     problem: Lasso, rows: Tensor | slice, start: Tensor | None, max_steps: int
 ) -> kernels.Answer:
+    n, n_components = problem.shape
+    pays = problem.atoms.has_gram or kernels.gram_pays(n, n_components)
     return kernels.working_set(
         problem.X[rows],
         problem.D,
-        problem.atoms.gram if len(problem.D) <= LARGEST_GRAM else None,
+        problem.atoms.gram if pays and n_components <= LARGEST_GRAM else None,
         problem.penalty,
         ridge=problem.ridge,
         positive=problem.positive,

@@ -158,17 +158,17 @@ def proximal_step(
     )
 
 
-def gram_pays(n: int, n_components: int, *, k: int, rule: str) -> bool:
-    """Whether :func:`pursuit` is faster with a Gram matrix, its making included.
+def gram_pays(n: int, n_components: int, *, k: int = 1, rule: str = "omp") -> bool:
+    """Whether solving is faster with a Gram matrix, its making included.
 
-    The definition multiplies the dictionary with a vector for each atom that a row adds, and
-    for "ols" with each atom it has. Measured: each costs as much as some thirty rows of
-    the Gram matrix.
+    Without one :func:`pursuit` multiplies the dictionary with a vector for each atom that a row
+    adds, and for "ols" with each atom it has. Measured: each costs as much as some thirty rows of
+    the Gram matrix. With as many :func:`working_set` does without, for all the atoms of a row.
 
     Parameters
     ----------
     n, n_components, k : int
-        Rows, atoms, and most atoms of a row.
+        Rows, atoms, and most atoms of a row; 1 for the lasso.
     rule : {"omp", "ols"}
     """
     if n_components <= SMALL_GRAM:
