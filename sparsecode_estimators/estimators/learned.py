@@ -158,7 +158,8 @@ class DictionaryLearner(BaseSparseCoder):
         )
 
     def _take(self, D: np.ndarray, rows: Rows) -> DictionaryLearner:
-        x = rows.sample(SAMPLE_ROWS)
+        measured = self.fit_intercept or self.alpha == "auto"
+        x = rows.sample(SAMPLE_ROWS if measured else 1)
         offset = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
         atoms = to_tensor(D, rows)
         self.weights_ = given_weights(self.weights, len(atoms))

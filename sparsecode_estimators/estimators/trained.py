@@ -20,7 +20,6 @@ from ..learning.dead import DeadLatents
 from ..learning.distributed import Group
 from ..learning.encoders import Inputs, SparseAutoencoder, initial_layers
 from ..learning.loop import Training, start, train
-from ..learning.optimizers import OPTIMIZERS, Optimizer
 from ..learning.run import History, trained
 from .arrays import Rows, optional_tensor, resolve_device, to_array, to_tensor
 from .attributes import (
@@ -32,11 +31,12 @@ from .attributes import (
     store_activation,
     store_inputs,
 )
-from .base import SAMPLE_ROWS, Encode, make_generator
+from .base import Encode, make_generator
 from .callbacks import CallbackSupportMixin, Watch
 from .parameters import TrainingParameters
+from .resume import check_width, resumed, resumed_optimizer
 from .sources import Sources, read_sources
-from .start import Trainee, begin, measured_alpha, read_dictionaries, spread
+from .start import Trainee, begin, read_dictionaries
 from .validation import _fit_context
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
                 keep = kept_run(self, facts)
         optimizer = None
         if resume:
-            optimizer = self._resumed_optimizer(work.rows, trained(run.model, settings))
+            optimizer = resumed_optimizer(self, work.rows, trained(run.model, settings))
         watch = None
         if group.rank == 0:
             watch = Watch(
@@ -214,71 +214,8 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         return self
 
     def _resume(self, work: Sources, known: np.ndarray | None) -> Trainee:
-        self._check_targets(work)
-        shapes = [w.shape for w in self.encoder_coefs_]
         wanted = self._shapes(work.rows.n_features, self.n_components or self.n_components_)
-        if shapes != wanted:
-            raise ValueError(
-                f"The fitted encoder has layers of shapes {shapes}, the parameters now ask for "
-                f"{wanted}: set warm_start=False to start again, or the old sizes."
-            )
-        model = self._to_model(work.rows)
-        if known is not None:
-            model.dictionary.data = to_tensor(known, work.rows)
-            model.refresh_()
-        scale, input_scale, alpha = self._units(work, model)
-        model.rescale_(1 / scale, 1 / input_scale)
-        return Trainee(
-            model=model,
-            silent_for=torch.tensor(self._silent_for, device=work.rows.device),
-            scale=scale,
-            input_scale=input_scale,
-            alpha=alpha,
-        )
-
-    def _units(self, work: Sources, model: SparseAutoencoder) -> tuple[float, float, float]:
-        """Scales of what is reconstructed and of X, and alpha; measured if no fit has done so."""
-        scale = self._scale
-        if scale is None:  # parameters from elsewhere
-            centred = work.whole.sample(SAMPLE_ROWS) - model.offset.detach()
-            scale = input_scale = spread(centred)
-            if model.input_offset is not None:
-                input_scale = spread(work.rows.sample(SAMPLE_ROWS) - model.input_offset)
-            return scale, input_scale, measured_alpha(self, centred, model.dictionary.detach())
-        alpha = self.alpha_ if self.alpha == "auto" else float(self.alpha)
-        return scale, getattr(self, "_input_scale", scale), alpha
-
-    def _check_targets(self, work: Sources) -> None:
-        """What is reconstructed must be what it was in the last fit."""
-        before, now = hasattr(self, "input_intercept_"), work.targets is not None
-        if before != now:
-            what = "other activations (objective='targets')" if before else "its own rows, or codes"
-            raise ValueError(
-                f"The fitted encoder has learned from {what}, and objective={self.objective!r} "
-                "is another: set warm_start=False to start again, or the old objective."
-            )
-        self._check_width(work.whole)
-
-    def _check_width(self, targets: Rows) -> None:
-        if targets.n_features != self.components_.shape[1]:
-            raise ValueError(
-                f"y has {targets.n_features} columns, but this {type(self).__name__} was fitted "
-                f"to y with {self.components_.shape[1]}: give the same activations."
-            )
-
-    def _resumed_optimizer(self, work: Rows, params: list[Tensor]) -> Optimizer:
-        """As it was after the last fit; fresh if it or its parameters are others now."""
-        slots = {
-            name: [to_tensor(a, work) for a in arrays]
-            for name, arrays in self._optimizer_state[1].items()
-        }
-        optimizer = OPTIMIZERS[self.optimizer](params, slots)
-        if self._optimizer_state[0] != self.optimizer or not optimizer.fits(params):
-            return OPTIMIZERS[self.optimizer].fresh(params)
-        if "steps" in slots:
-            slots["steps"] = [t.float() for t in slots["steps"]]
-        optimizer.resume_()
-        return optimizer
+        return resumed(self, self._to_model(work.rows), work, known, wanted)
 
     def _dead(self, run: Trainee, n: int, n_epochs: int | None) -> DeadLatents:
         silent_for, n_features = run.silent_for, run.model.dictionary.shape[1]
@@ -408,7 +345,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             return super().score(X, y)
         check_is_fitted(self)
         given = read_sources(self, X, y, reset=False)
-        self._check_width(given.whole)
+        check_width(self, given.whole)
         return self._explained(given.rows, given.whole)
 
     def to_module(self, device: str = "auto") -> nn.Module:
