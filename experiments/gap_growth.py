@@ -38,12 +38,12 @@ MOST_ATOMS = 2048
 
 
 def cells(quick: bool) -> list[dict]:
-    sizes = [16, 32, 64, 128, 256, 512, 1024, 2048]
-    atoms = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
+    sizes = [8, 16, 32, 64, 128, 256, 512, 1024, 2048]
+    atoms = [64, 128, 256, 512, 1024, 2048, 4096, 8192]
     features = [24, 32, 48, 64, 96, 128, 192, 256]
     active = [1, 2, 4, 8, 16, 32, 64, 128]
     lines = {
-        "size": [(N, N // 2, 3 * N // 16) for N in (sizes[:5:2] if quick else sizes)],
+        "size": [(N, N // 2, 3 * N // 16) for N in (sizes[1:6:2] if quick else sizes)],
         "atoms": [(N, 32, 3) for N in (atoms[:5:2] if quick else atoms)],
         "features": [(256, M, 8) for M in (features[::3] if quick else features)],
         "active": [(256, 128, K) for K in (active[::3] if quick else active)],

@@ -26,6 +26,7 @@ from .rounded import is_faster as rounded_is_faster
 CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrupts get through
 TOGETHER = 256  # rows whose products with all atoms are made at once
 PART = 16  # rows of these that a thread takes at a time
+ALIASED = 4096  # bytes; rows so far apart share the same places in the first cache
 ROUGH = 0.02  # rounded products look for violations above this share of the penalty
 
 
@@ -189,9 +190,13 @@ def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
 
 
 def _padded(gram: Tensor) -> Tensor:
-    """With columns of zeros up to a multiple of ``LANES``."""
+    """With columns of zeros up to a multiple of ``LANES``, as that in bfloat16 has."""
     missing = -gram.shape[1] % LANES
-    return torch.nn.functional.pad(gram, (0, missing + 64)) if missing else gram
+    if not missing:
+        return gram
+    if (gram.shape[1] + missing) * gram.itemsize % ALIASED == 0:
+        missing += LANES
+    return torch.nn.functional.pad(gram, (0, missing))
 
 
 def _squares(atoms: np.ndarray) -> np.ndarray:

@@ -65,12 +65,12 @@ class Field(NamedTuple):
 
 
 @part
-def new_field(like, n_components, floor, least, positive):
-    padded = -(-n_components // LANES) * LANES + 64
+def new_field(like, width, floor, least, positive):
+    """``width`` is that of a row of the Gram matrix."""
     kind = like.dtype.type
     return Field(
-        np.zeros(padded, like.dtype),
-        np.ones(padded, like.dtype),
+        np.zeros(width, like.dtype),
+        np.ones(width, like.dtype),
         np.zeros(LANES, like.dtype),
         np.ones(LANES, like.dtype),
         np.zeros(LANES, like.dtype),

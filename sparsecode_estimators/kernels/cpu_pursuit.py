@@ -143,7 +143,7 @@ def pursuit(
             whole[j] = lengths[j]
     # what is useful in the best case; with atoms of other lengths _enter looks closer
     floor, least = FLOOR * eps * np.sqrt(shortest), eps**0.5 * shortest if ols else 0.0
-    support, field = new_support(most + 1, X), new_field(X, n_components, floor, least, positive)
+    support, field = new_support(most + 1, X), new_field(X, gram.shape[1], floor, least, positive)
     r = np.empty(n_features)
     _rows(
         rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy,

@@ -186,7 +186,7 @@ def replacement(
     shortest = np.inf
     for j in range(n_components):
         shortest = min(shortest, lengths[j])
-    field = new_field(X, n_components, FLOOR * eps * np.sqrt(shortest), 0.0, positive)
+    field = new_field(X, gram.shape[1], FLOOR * eps * np.sqrt(shortest), 0.0, positive)
     r = np.empty(n_features)
     _rows(
         rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter,
