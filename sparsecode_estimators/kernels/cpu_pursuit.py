@@ -12,6 +12,7 @@ from .cpu_support import (
     extend,
     finish,
     largest,
+    length_of,
     look_again,
     new_support,
     settle,
@@ -61,15 +62,13 @@ def _rows(
     rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter,
     support, field, whole, r,
 ):  # fmt: skip
+    """The work itself, in which no references to arrays are counted."""
     X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
     support, field = without_owner(support), field_without_owner(field)
     slope, left, listed, kind = field.slope, field.left, support.listed, field.slope.dtype.type
-    n_components, n_features = D.shape
+    n_components = D.shape[0]
     for row in rows:
-        length = 0.0
-        for m in range(n_features):
-            length += np.float64(X[row, m]) * X[row, m]
-        length = np.sqrt(length)
+        length = length_of(X, row)
         scale = kind(1 / length if length > 0 else 0)
         for j in range(n_components):
             slope[j], left[j] = Q[row, j] * scale, whole[j]

@@ -15,6 +15,7 @@ from .cpu_support import (
     extend,
     finish,
     largest,
+    length_of,
     look_again,
     new_support,
     project,
@@ -116,15 +117,13 @@ def _rows(
     rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter,
     support, trial, field, r,
 ):  # fmt: skip
+    """The work itself, in which no references to arrays are counted."""
     X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
     support, trial = without_owner(support), without_owner(trial)
     field = field_without_owner(field)
-    n_components, n_features = D.shape
+    n_components = D.shape[0]
     for row in rows:
-        length = 0.0
-        for m in range(n_features):
-            length += np.float64(X[row, m]) * X[row, m]
-        length, k, steps = np.sqrt(length), 0, 0
+        length, k, steps = length_of(X, row), 0, 0
         if length > 0:
             k = _begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
         for j in range(n_components):

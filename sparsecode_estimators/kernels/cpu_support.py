@@ -73,6 +73,15 @@ def without_owner(support):
 
 
 @inlined
+def length_of(X, row):
+    """Length of a row, in double precision."""
+    total = 0.0
+    for m in range(X.shape[1]):
+        total += np.float64(X[row, m]) * X[row, m]
+    return np.sqrt(total)
+
+
+@inlined
 def spread_sum(gram, support, field, k, height, change):
     """A sum of rows of the Gram matrix, by ``support.weights``, into the field."""
     spread(gram, support.atoms, support.weights, k, height, change, field)
