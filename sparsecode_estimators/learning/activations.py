@@ -217,9 +217,14 @@ class BatchTopK(Activation):
 
     @torch.no_grad()
     def settle_(self, pre: Tensor) -> None:
-        """Set the threshold so that ``k`` codes of these rows are active in the mean."""
+        """Set the threshold so that ``k`` codes of these rows are active in the mean.
+
+        Halfway down to the largest of the others: on a code itself rounding would decide.
+        """
         others = pre.numel() - min(self.k * len(pre), pre.numel())
-        self.threshold = pre.flatten().kthvalue(others + 1).values.clamp(min=0)
+        smallest = pre.flatten().kthvalue(others + 1).values
+        below = torch.where(pre < smallest, pre, -torch.inf).max()
+        self.threshold = ((smallest + below) / 2).clamp(min=0)
 
     def active(self, pre: Tensor, bias: Tensor) -> Sparse:
         below = torch.nextafter(self.threshold.to(pre), pre.new_zeros(()))
