@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 
 import sparsecode_estimators
 from sparsecode_estimators.plotting import mean_interval
@@ -156,7 +157,8 @@ def _on_one_thread(measure: Callable, i: int, cell: Cell) -> tuple[int, dict[str
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings(record=True) as open_rows:
+        # NumPy's products have threads of their own, and a last digit that depends on them
+        with threadpool_limits(1), warnings.catch_warnings(record=True) as open_rows:
             warnings.simplefilter("error")
             warnings.simplefilter("always", ConvergenceWarning)  # a few rows of many may stay open
             begin = time.perf_counter()

@@ -14,6 +14,7 @@ import pytest
 import study
 from sklearn.exceptions import ConvergenceWarning
 from study import RESULTS, Study, by_data_set, group, mean, table, with_interval
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, UnrolledEncoder
 from sparsecode_estimators.metrics import l0
@@ -91,6 +92,15 @@ def test_same_seed_same_file(tmp_path, n_jobs):
     assert kept["complete"]
     assert set(kept["timings"][0]) == {"pid", "seconds"}
     assert kept["environment"]["numpy"] == np.__version__
+
+
+def test_products_of_a_cell_use_one_thread(tmp_path):
+    def measure(cell):
+        return {"threads": [pool["num_threads"] for pool in threadpool_info()]}
+
+    with threadpool_limits(2):
+        (row,) = small_study(measure).run(tmp_path / "a.json", [{"seed": 0}])
+    assert set(row["threads"]) == {1}
 
 
 def test_finished_cells_are_not_measured_again(tmp_path):
