@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch
-from study import Study, by_data_set, group, mean, table
+from study import Study, by_data_set, group, mean, table, with_interval
 from variants import PENALISED, tuned
 
 from sparsecode_estimators import SparseCodingEncoder
@@ -141,7 +141,7 @@ def fitted(cell: dict, data: Bunch) -> tuple[Any, int]:
 def report(rows: list[dict]) -> str:
     N, M, k, n = (rows[0][key] for key in ("N", "M", "k", "n"))
     n_data_sets = len(group(rows, "data_set"))
-    title = f"N={N} M={M} K={k}, {n:,} rows, mean over {n_data_sets} data sets (least to most)"
+    title = f"N={N} M={M} K={k}, {n:,} rows, mean ± 95 % over {n_data_sets} data sets"
     return f"{title}\n\n{_table(rows)}\n\n{_answer(rows)}"
 
 
@@ -149,8 +149,8 @@ def _table(rows: list[dict]) -> str:
     lines: list[tuple] = [
         (
             method,
-            _range(same, "mcc"),
-            _range(same, "dictionary"),
+            _interval(same, "mcc"),
+            _interval(same, "dictionary"),
             f"{mean(same, lambda row: row['l0']):.2f}",
             mean(same, lambda row: row["explained_variance"]),
             mean(same, lambda row: row["dead"]),
@@ -164,7 +164,9 @@ def _table(rows: list[dict]) -> str:
         for method, same in group(rows, "method").items()
     ]
     true = [row for row in rows if row["method"] == "truth"]
-    lines.append(("chance", _range(true, "chance"), _range(true, "chance_dictionary"), *[None] * 7))
+    lines.append(
+        ("chance", _interval(true, "chance"), _interval(true, "chance_dictionary"), *[None] * 7)
+    )
     header = (
         "method",
         "recovery (MCC)",
@@ -180,9 +182,8 @@ def _table(rows: list[dict]) -> str:
     return table(header, lines)
 
 
-def _range(rows: list[dict], key: str) -> str:
-    values = [row[key] for row in rows]
-    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+def _interval(rows: list[dict], key: str) -> str:
+    return with_interval(by_data_set(rows, lambda row: row[key]))
 
 
 def _answer(rows: list[dict]) -> str:
