@@ -2,8 +2,11 @@
 
     pip install sae-lens eai-sparsify schedulefree dictionary-learning
     python benchmarks/training_quality.py [--quick]
+    python benchmarks/training_quality.py --store FOLDER [--quick]
 
-TopK on planted rows and on activations of the tiny GPT-2. Every trainer sees the same rows in the
+TopK on planted rows and on activations of the tiny GPT-2; or on the rows of an ``ActivationStore``,
+with eight latents for each feature and k = 32, such as the store that
+``experiments/language_model.py`` leaves of a larger model. Every trainer sees the same rows in the
 same order, once, in batches of 256. The learning rate is chosen from a small grid in runs with a
 seed of their own: of those that explain within .005 of the most, the one that leaves fewest latents
 dead. Then come three other seeds. Rows are scaled to a variance of one for all. Ours has its
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -25,7 +29,11 @@ import torch
 import trainers
 from workloads import write
 
-from sparsecode_estimators.datasets import load_gpt2_activations, make_sparse_codes
+from sparsecode_estimators.datasets import (
+    ActivationStore,
+    load_gpt2_activations,
+    make_sparse_codes,
+)
 
 RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 NEAR = 0.005
@@ -61,6 +69,13 @@ def language(n: int) -> tuple[torch.Tensor, int, int]:
     return torch.tensor(np.asarray(rows)[order], dtype=torch.float32), 1024, 8
 
 
+def stored(folder: Path, n: int) -> tuple[torch.Tensor, int, int]:
+    """Rows of a store in random order; fewer than n if it has no more."""
+    rows = np.asarray(ActivationStore(folder)[:], dtype=np.float32)
+    order = np.random.default_rng(640_003).permutation(len(rows))[:n]
+    return torch.tensor(rows[order]), 8 * rows.shape[1], 32
+
+
 def explained(make, X, N, k, rate, seed) -> tuple[float, float]:
     """Explained variance of held-out rows, and the share of latents that are dead there."""
     train, test = X[:-HELD_OUT], X[-HELD_OUT:]
@@ -84,11 +99,16 @@ def chosen(tried: dict[float, tuple[float, float]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows, one seed")
-    quick = parser.parse_args().quick
+    parser.add_argument("--store", type=Path, help="rows; its name is that of the result")
+    options = parser.parse_args()
+    quick, store = options.quick, options.store
     warnings.simplefilter("ignore")
+    sources = {"planted": planted, "tiny GPT-2": language}
+    if store:
+        sources = {store.name: partial(stored, store)}
     lines = []
-    for name, load in (("planted", planted), ("tiny GPT-2", language)):
-        X, N, k = load((100 if quick else 400) * BATCH + HELD_OUT)
+    for name, load in sources.items():
+        X, N, k = load((100 if quick else 800 if store else 400) * BATCH + HELD_OUT)
         X = (X - X.mean(0)) / X.std()
         for trainer, make in MAKERS.items():
             try:
@@ -103,7 +123,7 @@ def main() -> None:
             lines.append(
                 {
                     "rows": name,
-                    "n": len(X) - HELD_OUT,
+                    "n": (len(X) - HELD_OUT) // BATCH * BATCH,
                     "trainer": trainer,
                     "learning rate": "its own" if own else rate,
                     "explained variance": float(values.mean()),
@@ -112,7 +132,8 @@ def main() -> None:
                 }
             )
             print(lines[-1], flush=True)
-    write("training_quality_quick" if quick else "training_quality", lines)
+    parts = ["training_quality", *([store.name] if store else []), *(["quick"] if quick else [])]
+    write("_".join(parts), lines)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sklearn import config_context
 
 from .arrays import collect, read_codes, read_rows
 from .sparse_coding import SparseCodingEncoder
@@ -116,8 +117,11 @@ def sparse_encode(
         ridge=ridge,
         debias=debias,
         device=device,
-    ).fit(X)
-    rows = read_rows(coder, X, reset=False, device=device)
+    )
+    coder._validate_params()
+    rows = read_rows(coder, X, reset=True, device=device)
+    with config_context(skip_parameter_validation=True):  # done, and X has been looked through
+        coder.fit(rows.read(slice(0, 1)))
     encode = coder._encoder(rows)
     starts = _starts(init, rows, coder.n_components_)
     with torch.no_grad():
