@@ -23,6 +23,7 @@ from .mp import mp
 from .problem import Atoms, KSparse, Lasso, alpha_max
 from .replacement import omp_replacement
 from .solution import Solution
+from .stagewise import stagewise
 from .working_set import suits, working_set
 
 __all__ = [
@@ -78,6 +79,7 @@ SOLVERS = {
     "adam": Solver(adam, solves="lasso", signed=False, exact=False),
     "omp": Solver(omp, solves="k-sparse", exact=False, finite=True, cold=True),
     "omp_replacement": Solver(omp_replacement, solves="k-sparse", exact=False, finite=True),
+    "stagewise": Solver(stagewise, solves="k-sparse", exact=False, finite=True, cold=True),
     "ols": Solver(ols, solves="k-sparse", exact=False, finite=True, cold=True),
     "matching_pursuit": Solver(mp, solves="k-sparse", exact=False, refits=False),
     "iht": Solver(iht, solves="k-sparse", exact=False),

@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import reference, reference_replacement, rounded
+from . import reference, reference_replacement, reference_stages, rounded
 from .reference import Answer, soft_threshold
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "rounded_gram",
     "rounded_gram_serves",
     "soft_threshold",
+    "stages",
     "working_set",
 ]
 
@@ -33,6 +34,7 @@ FEW = 64  # atoms whose Gram matrix fits in the registers that work on one row
 LARGEST_GRAM = 2**14  # atoms beyond which the Gram matrix takes too much memory
 ROUNDING = 1e-14  # of an energy of 1 in double precision, after some operations
 SMALL_GRAM = 2**10  # atoms up to which it is made even for one row
+SHARE = 0.6  # of the largest product with the residual, from which on atoms enter together
 
 
 @cache
@@ -284,4 +286,44 @@ def replacement(
     tol = max(tol, ROUNDING)
     return make.replacement(
         X, D, gram, k=k, positive=positive, start=start, max_steps=max_steps, tol=tol
+    )
+
+
+def stages(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor | None,
+    *,
+    k: int,
+    positive: bool,
+    share: float = SHARE,
+    max_steps: int,
+    tol: float,
+) -> Answer:
+    r"""Lower :math:`\tfrac12\|x-sD\|^2` by several atoms at once, then by exchanges.
+
+    A stage takes the atoms whose products with the residual are at least ``share`` times the
+    largest one, as many as there is room for, the largest first, and refits; for positive codes
+    only positive products count, and a refit drops what would turn negative. Of atoms whose
+    numbers differ by a multiple of 64 one enters at a time. With ``k`` atoms, or when none is
+    useful, exchanges follow as in :func:`replacement`.
+
+    Parameters
+    ----------
+    X, D, gram, k, positive, tol
+        As for :func:`replacement`.
+    share : float in (0, 1]
+    max_steps : int
+        Most stages of a row, and most exchanges after them.
+
+    Returns
+    -------
+    Answer
+        ``n_iter`` counts stages and exchanges.
+    """
+    served = gram is not None and X.device.type == "cpu" and accelerated(X, D)
+    make = _make(X, D) if served else reference_stages
+    tol = max(tol, ROUNDING)
+    return make.stages(
+        X, D, gram, k=k, positive=positive, share=share, max_steps=max_steps, tol=tol
     )

@@ -18,6 +18,7 @@ from .cpu_lane_pursuit import lane_pursuit
 from .cpu_lane_state import abreast, lanes
 from .cpu_pursuit import pursuit as _pursuit
 from .cpu_replacement import replacement as _replacement
+from .cpu_stages import stages as _stages
 from .cpu_wide import wide_round
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
@@ -171,14 +172,42 @@ def replacement(
     tol: float,
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.replacement`."""
+    return _with_exchanges(_replacement, X, D, gram, start, (k, positive), max_steps, tol)
+
+
+def stages(
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor,
+    *,
+    k: int,
+    positive: bool,
+    share: float,
+    max_steps: int,
+    tol: float,
+) -> Answer:
+    """See :func:`sparsecode_estimators.kernels.stages`."""
+    return _with_exchanges(_stages, X, D, gram, None, (k, positive, share), max_steps, tol)
+
+
+def _with_exchanges(
+    loops: Callable[..., None],
+    X: Tensor,
+    D: Tensor,
+    gram: Tensor,
+    start: Tensor | None,
+    options: tuple[Any, ...],
+    max_steps: int,
+    tol: float,
+) -> Answer:
     n, n_components = len(X), len(D)
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
     rows, atoms, products = _arrays(X, D, _padded(gram))
-    given = (rows, atoms, products, _squares(atoms), _product(rows, atoms))
-    options = (k, positive, float(np.finfo(rows.dtype).eps), max_steps, tol)
+    given = (rows, atoms, products, _squares(atoms), _product(rows, atoms), *options)
+    limits = (float(np.finfo(rows.dtype).eps), max_steps, tol)
     out = (codes.numpy(), energy, n_iter)
-    in_chunks(_replacement, n, max(1, CHUNK // n_components), *given, *options, *out)
+    in_chunks(loops, n, max(1, CHUNK // n_components), *given, *limits, *out)
     return _without_gap(codes, energy, n_iter)
 
 

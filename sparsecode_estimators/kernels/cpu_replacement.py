@@ -7,7 +7,7 @@ import numpy as np
 from .cpu_active_set import border, downdate
 from .cpu_all_atoms import CHOSEN, field_without_owner, new_field
 from .cpu_certificate import square
-from .cpu_jit import compiled, part
+from .cpu_jit import compiled, inlined, part
 from .cpu_rounded_atoms import residual
 from .cpu_support import (
     FLOOR,
@@ -25,6 +25,8 @@ from .cpu_support import (
 )
 from .cpu_vectors import bare
 
+SURELY = 1e-6  # share by which an exchange has to lose before it is tried, for rounding
+
 
 @part
 def _copy(support, other, k):
@@ -37,7 +39,7 @@ def _copy(support, other, k):
 
 
 @part
-def _pull(X, row, length, D, e):
+def product_with(X, row, length, D, e):
     """Product of an atom with a row of length 1, exactly."""
     total = 0.0
     for m in range(D.shape[1]):
@@ -55,17 +57,17 @@ def _begin(X, row, length, D, gram, lengths, codes, support, field, most, positi
         left = project(gram, D, lengths[e], e, atoms, inverse, k, column, support.products)
         if left > eps**0.5 * lengths[e]:
             border(inverse, column, k, left)
-            atoms[k], values[k], pull[k] = e, code / length, _pull(X, row, length, D, e)
+            atoms[k], values[k], pull[k] = e, code / length, product_with(X, row, length, D, e)
             k += 1
     for i in range(k):
         column[i] = 0
         for j in range(k):
             column[i] += inverse[i, j] * pull[j]
-    return _towards_column(support, field, gram, k, positive)
+    return towards_column(support, field, gram, k, positive)
 
 
-@part
-def _towards_column(support, field, gram, k, positive):
+@inlined
+def towards_column(support, field, gram, k, positive):
     """Codes to ``support.column``, those that may not be negative by settling."""
     if positive:
         k, _ = settle(support, field, gram, k, 0, False)
@@ -89,11 +91,11 @@ def _drop_smallest(support, field, gram, k, positive):
     downdate(inverse, k, who)
     k -= 1
     atoms[who], values[who], pull[who], goal[who] = atoms[k], values[k], pull[k], goal[k]
-    return _towards_column(support, field, gram, k, positive)
+    return towards_column(support, field, gram, k, positive)
 
 
-@part
-def _slopes(support, field, gram, Q, row, length, k):
+@inlined
+def slopes(support, field, gram, Q, row, length, k):
     """Products of the residual with all atoms; which atoms are chosen."""
     slope, left = field.slope, field.left
     for j in range(Q.shape[1]):
@@ -112,6 +114,70 @@ def _energy(X, row, D, length, support, k, r):
     return square(r)
 
 
+@inlined
+def _in_vain(support, gram, D, whole, e, pull, k, most, positive, eps):
+    """Whether exchanging an atom for ``e`` cannot lower the residual, by what is known before.
+
+    With what the chosen atoms leave of ``e``, ``left``, it lowers ``‖r‖²`` by ``off²/left``, and
+    to drop atom i then raises it by ``s_i²/H_ii``, H being the inverse with ``e``. Codes that
+    may not be negative can only do worse, unless ``e`` makes one negative on the way.
+    """
+    if k < most:
+        return False
+    values, inverse, column = support.values, support.inverse, support.column
+    left = project(gram, D, whole, e, support.atoms, inverse, k, column, support.products)
+    if left <= eps**0.5 * whole:
+        return False
+    off = pull
+    for i in range(k):
+        off -= values[i] * support.products[i]
+    code = off / left
+    smallest, price = abs(code), np.inf  # the newcomer would leave again
+    for i in range(k):
+        value = values[i] - column[i] * code
+        if positive and value <= 0:
+            return False
+        if abs(value) < smallest:
+            smallest = abs(value)
+            price = value * value / (inverse[i, i] + column[i] * column[i] / left)
+    return off * code < price * (1 - SURELY)
+
+
+@inlined
+def exchange(
+    X, row, length, D, gram, lengths, Q, most, positive, eps, most_steps, tol,
+    support, trial, field, k, r,
+):  # fmt: skip
+    """Exchanges of one row as long as they help; slopes are known. Returns atoms and exchanges."""
+    now, steps = -1.0, 0
+    while steps < most_steps:
+        e = choose(X, row, D, length, support, field, gram, k, r)
+        if e < 0:
+            break
+        field.left[e] = CHOSEN
+        pull = product_with(X, row, length, D, e)
+        if _in_vain(support, gram, D, lengths[e], e, pull, k, most, positive, eps):
+            break
+        if now < 0:
+            now = _energy(X, row, D, length, support, k, r)
+        _copy(trial, support, k)
+        _, scale, _ = extend(trial, gram, D, lengths[e], e, pull, k, positive, eps)
+        if scale == 0:  # the chosen ones span it
+            look_again(gram, support, field)
+            continue
+        size = towards_column(trial, field, gram, k + 1, positive)
+        if size > most:
+            size = _drop_smallest(trial, field, gram, size, positive)
+        after = _energy(X, row, D, length, trial, size, r)
+        if not after < now - tol:
+            break
+        now, k, steps = after, size, steps + 1
+        _copy(support, trial, k)
+        if steps < most_steps:
+            slopes(support, field, gram, Q, row, length, k)
+    return k, steps
+
+
 @part
 def _rows(
     rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter,
@@ -128,32 +194,12 @@ def _rows(
             k = _begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
         for j in range(n_components):
             codes[row, j] = 0
-        now, going = 0.0, length > 0 and steps < max_steps
-        if going:
-            now = _energy(X, row, D, length, support, k, r)
-            _slopes(support, field, gram, Q, row, length, k)
-        while going:
-            e = choose(X, row, D, length, support, field, gram, k, r)
-            if e < 0:
-                break
-            field.left[e] = CHOSEN
-            _copy(trial, support, k)
-            pull = _pull(X, row, length, D, e)
-            _, scale, _ = extend(trial, gram, D, lengths[e], e, pull, k, positive, eps)
-            if scale == 0:  # the chosen ones span it
-                look_again(gram, support, field)
-                continue
-            size = _towards_column(trial, field, gram, k + 1, positive)
-            if size > most:
-                size = _drop_smallest(trial, field, gram, size, positive)
-            after = _energy(X, row, D, length, trial, size, r)
-            if not after < now - tol:
-                break
-            now, k, steps = after, size, steps + 1
-            _copy(support, trial, k)
-            going = steps < max_steps
-            if going:
-                _slopes(support, field, gram, Q, row, length, k)
+        if length > 0 and max_steps > 0:
+            slopes(support, field, gram, Q, row, length, k)
+            k, steps = exchange(
+                X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
+                support, trial, field, k, r,
+            )  # fmt: skip
         energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
         n_iter[row] = steps
 

@@ -244,12 +244,17 @@ def finish(X, row, D, length, support, k, positive, r, codes):
         subtract(r, values[i], D, atoms[i])
     for i in range(k):
         products[i] = dot(r, D, atoms[i])
+    energy, held = square(r), False
     for i in range(k):
         total = 0.0
         for j in range(k):
             total += inverse[i, j] * products[j]
+        held |= positive and values[i] + total <= 0
         step[i] = -values[i] if positive and values[i] + total <= 0 else total
-    for i in range(k):
-        subtract(r, step[i], D, atoms[i])
+        energy -= step[i] * products[i]
         codes[row, atoms[i]] = values[i] + step[i]
-    return 0.5 * square(r)
+    if held:  # then the step is not the whole one, and lowers the energy by something else
+        for i in range(k):
+            subtract(r, step[i], D, atoms[i])
+        energy = square(r)
+    return 0.5 * max(energy, 0.0)

@@ -1,0 +1,141 @@
+"""k-sparse codes by stages of several atoms, then exchanges, one row at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .cpu_active_set import border, downdate
+from .cpu_all_atoms import LANES, best_atom, field_without_owner, new_field
+from .cpu_jit import compiled, inlined, part
+from .cpu_replacement import exchange, slopes, towards_column
+from .cpu_support import FLOOR, choose, finish, length_of, new_support, project, without_owner
+from .cpu_vectors import bare
+
+LIMIT = 3  # stages for each atom of a row: Lawson & Hanson's limit, which rounding may reach
+
+
+@inlined
+def _enter(e, pull, support, gram, D, whole, k, eps):
+    """Room for atom ``e`` at the end of the support; how many atoms there are."""
+    atoms, inverse, column = support.atoms, support.inverse, support.column
+    left = project(gram, D, whole, e, atoms, inverse, k, column, support.products)
+    if left <= eps**0.5 * whole:
+        return k
+    border(inverse, column, k, left)
+    atoms[k], support.values[k], support.pull[k] = e, 0, pull
+    return k + 1
+
+
+@inlined
+def _stage(X, row, length, D, gram, lengths, Q, support, field, k, room, share, eps, r):
+    """Atoms with nearly the largest gain come in, one a lane; how many there are then."""
+    e, least = choose(X, row, D, length, support, field, gram, k, r), 0.0
+    while e >= 0 and room > 0:
+        lane = e % LANES
+        gain = np.float64(field.gain[lane])
+        least = max(least, share * share * gain)
+        if gain < least:
+            break
+        before = k
+        k = _enter(e, Q[row, e] / length, support, gram, D, lengths[e], k, eps)
+        room -= k - before
+        field.top[lane] = 0
+        e = best_atom(field)
+    return k
+
+
+@inlined
+def _aim(support, k):
+    """Where least squares on the support would have the codes."""
+    goal, inverse, pull = support.column, support.inverse, support.pull
+    for i in range(k):
+        total = 0.0
+        for j in range(k):
+            total += inverse[i, j] * pull[j]
+        goal[i] = total
+
+
+@inlined
+def _least_squares(support, field, gram, k, old, positive):
+    """Codes to least squares on the support, of which ``old`` atoms were there; how many stay.
+
+    Newcomers that would turn negative leave before anything moves.
+    """
+    _aim(support, k)
+    while positive:
+        before = k
+        for i in range(before - 1, old - 1, -1):
+            if support.column[i] <= 0:
+                downdate(support.inverse, k, i)
+                k -= 1
+                support.atoms[i], support.pull[i] = support.atoms[k], support.pull[k]
+                support.column[i] = support.column[k]
+        if k == before:
+            break
+        _aim(support, k)
+    return towards_column(support, field, gram, k, positive)
+
+
+@part
+def _rows(
+    rows, X, D, gram, lengths, Q, most, positive, share, eps, max_steps, tol, codes, energy, n_iter,
+    support, trial, field, r,
+):  # fmt: skip
+    """The work itself, in which no references to arrays are counted."""
+    X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
+    support, trial = without_owner(support), without_owner(trial)
+    field = field_without_owner(field)
+    for row in rows:
+        length, k, steps, more, room = length_of(X, row), 0, 0, 0, most
+        if length > 0:
+            slopes(support, field, gram, Q, row, length, k)
+        while length > 0 and k < most and steps < min(max_steps, LIMIT * most):
+            grown = _stage(
+                X, row, length, D, gram, lengths, Q, support, field, k, room, share, eps, r
+            )
+            if grown == k:
+                break
+            left = _least_squares(support, field, gram, grown, k, positive)
+            # a single atom always finds a place among codes that may not be negative
+            room = most - left if left > k else 1
+            k, steps = left, steps + 1
+            slopes(support, field, gram, Q, row, length, k)
+        if length > 0:
+            k, more = exchange(
+                X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
+                support, trial, field, k, r,
+            )  # fmt: skip
+        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
+        n_iter[row] = steps + more
+
+
+@compiled
+def stages(
+    rows, X, D, gram, lengths, Q, most, positive, share, eps, max_steps, tol, codes, energy, n_iter
+):
+    r"""Lower :math:`\tfrac12\|x-sD\|^2` by several atoms at once, then by exchanges.
+
+    A stage takes those atoms whose products with the residual are at least ``share`` times the
+    largest one, the largest of each of 64 classes of atoms, and refits. So slopes of all atoms, a
+    sum of rows of the Gram matrix, are needed once a stage and not once an atom.
+
+    Parameters
+    ----------
+    share : float
+        In (0, 1].
+    max_steps : int
+        Most stages of a row, and most exchanges after them.
+    others
+        As in :func:`~.cpu_replacement.replacement`; ``codes`` holds zeros.
+    """
+    n_components, n_features = D.shape
+    support, trial = new_support(most + 1, X), new_support(most + 1, X)
+    shortest = np.inf
+    for j in range(n_components):
+        shortest = min(shortest, lengths[j])
+    field = new_field(X, gram.shape[1], FLOOR * eps * np.sqrt(shortest), 0.0, positive)
+    r = np.empty(n_features)
+    _rows(
+        rows, X, D, gram, lengths, Q, most, positive, share, eps, max_steps, tol, codes, energy,
+        n_iter, support, trial, field, r,
+    )  # fmt: skip
