@@ -47,8 +47,8 @@ def sparse_encode(
         Most non-zero codes of a row; no more than n_components and n_features are used.
     solver : str, default="auto"
         For the lasso "working_set", "fista", "lca", "homotopy" or "adam"; for k-sparse codes
-        "omp", "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user
-        guide tells them apart.
+        "omp", "omp_replacement", "stagewise", "ols", "matching_pursuit", "iht", "htp" or
+        "l0"; the user guide tells them apart.
         "auto": for the lasso "working_set" where its compiled loops serve, else "fista", also
         with ``tol=None``; for k-sparse codes "omp", and with ``init``
         "omp_replacement", which goes on from there.

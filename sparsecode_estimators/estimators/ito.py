@@ -42,8 +42,8 @@ class ITORefiner(BaseSparseCoder):
         Used in place of the encoder's; required without one.
     solver : str, default="auto"
         For the lasso "working_set", "fista", "lca", "homotopy" or "adam"; for k-sparse codes
-        "omp", "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or "l0"; the user
-        guide tells them apart.
+        "omp", "omp_replacement", "stagewise", "ols", "matching_pursuit", "iht", "htp" or
+        "l0"; the user guide tells them apart.
         "auto": "working_set" where its compiled loops serve, else "fista", also with
         ``tol=None``; for k-sparse codes "omp_replacement", or "omp" from zero. "homotopy"
         and "l0" find the same codes from any start: an encoder saves them nothing.

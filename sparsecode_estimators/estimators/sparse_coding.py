@@ -43,8 +43,8 @@ class SparseCodingEncoder(DictionaryLearner):
         learned with the penalty, which has fewer bad minima.
     solver : str, default="auto"
         Of ``transform``. For the lasso "working_set", "fista", "lca", "homotopy" or "adam"; for
-        k-sparse codes "omp", "omp_replacement", "ols", "matching_pursuit", "iht", "htp" or
-        "l0"; the user guide tells them apart.
+        k-sparse codes "omp", "omp_replacement", "stagewise", "ols", "matching_pursuit", "iht",
+        "htp" or "l0"; the user guide tells them apart.
         "auto": "working_set" where its compiled loops serve, else "fista", also with
         ``tol=None``; "omp" with ``n_nonzero_coefs``.
     dictionary : array-like of shape (n_components, n_features), callable or None, default=None
