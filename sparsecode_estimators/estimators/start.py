@@ -14,12 +14,14 @@ from ..learning.activations import TopK
 from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
 from ..learning.batches import samples
 from ..learning.centres import CENTRES
-from ..learning.dead import revival_rows
-from ..learning.encoders import Inputs, SparseAutoencoder
+from ..learning.encoders import LENGTH_ROWS, Inputs, SparseAutoencoder, fit_length_
 from .arrays import to_tensor
 from .base import SAMPLE_ROWS, auto_alpha
 from .sources import Sources
 from .validation import given_dictionary
+
+# rows of a regression at the start: most and least, and multiplications between them
+MOST_ROWS, LEAST_ROWS, WORK = 8192, 1024, 2**34
 
 
 @dataclass
@@ -103,8 +105,11 @@ def begin(
     inputs, input_scale = None, scale
     if targets:
         inputs, input_scale = _inputs(estimator, x, centred / scale, D)
+    model = estimator._initial_module(D, offset / scale, alpha / scale, generator, inputs)
+    if inputs is None and work.codes is None:
+        fit_length_(model, x[:: -(-len(x) // LENGTH_ROWS)] / scale)
     return Trainee(
-        model=estimator._initial_module(D, offset / scale, alpha / scale, generator, inputs),
+        model=model,
         silent_for=torch.zeros(len(D), dtype=torch.int64, device=D.device),
         scale=scale,
         input_scale=input_scale,
@@ -135,9 +140,13 @@ def measured_alpha(estimator: Any, centred: Tensor, D: Tensor) -> float:
 def _inputs(estimator: Any, x: Tensor, targets: Tensor, D: Tensor) -> tuple[Inputs, float]:
     """What an encoder starts from that sees x and has to find codes of the targets."""
     _, offset, scale = _centred(x, CENTRES[estimator.offset_init])
-    few = slice(None, None, -(-len(x) // revival_rows(D)))
+    few = slice(None, None, -(-len(x) // _regression_rows(D)))
     # atoms that share a row are told apart by the largest products, as by a k-sparse encoder
     k = estimator._sparsity() or max(1, D.shape[1] // 10)
     products = targets[few] @ D.T / D.square().sum(1)
     wanted = TopK(k, signed=not estimator.positive_code)(products)
     return Inputs(offset / scale, x[few] / scale, wanted), scale
+
+
+def _regression_rows(D: Tensor) -> int:
+    return min(max(LEAST_ROWS, WORK // D.numel()), MOST_ROWS)

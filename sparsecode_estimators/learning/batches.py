@@ -243,16 +243,21 @@ def sample(source: Rows, limit: int) -> Tensor:
     return samples((source,), limit)[0]
 
 
-def samples(sources: tuple[Rows, ...], limit: int) -> tuple[Tensor, ...]:
-    """The same rows of every source, chosen as in :func:`sample`."""
+def samples(sources: tuple[Rows, ...], limit: int, phase: float = 0.0) -> tuple[Tensor, ...]:
+    """The same rows of every source, chosen as in :func:`sample`.
+
+    ``phase``, in [0, 1), says which: others for another number.
+    """
     n = len(sources[0])
     if n <= limit:
         return tuple(source.read(slice(0, n)) for source in sources)
     if not any(source.contiguous for source in sources):
-        index = torch.linspace(0, n - 1, limit).round().long()
+        step = (n - 1) / (limit - 1) if limit > 1 else 0.0
+        index = (torch.linspace(0, n - 1, limit) + phase * step).round().long() % n
         return tuple(source.read(index) for source in sources)
     pieces = 64  # long reads, spread over the file
     length = limit // pieces
-    starts = torch.linspace(0, n - length, pieces).long().tolist()
-    slices = [slice(start, start + length) for start in starts]
+    last = n - length
+    starts = torch.linspace(0, last, pieces).long() + int(phase * last / (pieces - 1))
+    slices = [slice(start, start + length) for start in starts.clamp(max=last).tolist()]
     return tuple(torch.cat([source.read(part) for part in slices]) for source in sources)

@@ -15,8 +15,10 @@ from .optimizers import Optimizer
 
 # steps between two questions to a device, which has to finish its work for an answer
 LOOK_EVERY = defaultdict(lambda: 100, cpu=1)
-# rows by which dead latents find a place: most and least, and multiplications between them
-REVIVAL_ROWS, LEAST_REVIVAL_ROWS, REVIVAL_WORK = 8192, 1024, 2**34
+# Rows by which dead latents find a place. A regression on many more gives them codes so small
+# that they never are among the largest. All rows if there are hardly more.
+REVIVAL_ROWS, FEW_ROWS = 512, 1024
+KNOWN_ROWS = 8192  # the same, by known codes
 
 
 class Auxiliary(NamedTuple):
@@ -117,8 +119,8 @@ class DeadLatents:
         """Start dead latents again where they are needed.
 
         Bricken et al. (2023), "Towards monosemanticity", resampling: rows are drawn with
-        probability proportional to their squared residual, and their residuals become
-        the atoms of the dead latents. (A dictionary that is kept fixed keeps its atoms.)
+        probability proportional to their squared residual, others each time, and their
+        residuals become the atoms of the dead latents. (A dictionary that is kept fixed keeps its atoms.)
         The encoder is fitted to the codes that the residuals ask of these atoms, or to
         the known codes, so that the latents fire where they should; how is the module's
         ``restart_``. Moments of the optimiser start again at zero.
@@ -129,7 +131,7 @@ class DeadLatents:
         if known_codes:
             fit_latents(model, sources, dead, alpha)
         else:
-            x, *targets = samples(sources, revival_rows(model.dictionary))
+            x, *targets = _rows_to_explain(sources, generator)
             residual = (targets[0] if targets else x) - model(x)
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
@@ -152,16 +154,16 @@ def _draw_atoms(
     dictionary[dead] = disturbed(unit(residual[drawn.to(residual.device)]), generator)
 
 
-def revival_rows(dictionary: Tensor) -> int:
-    """Rows by which latents find a place."""
-    limit = max(LEAST_REVIVAL_ROWS, REVIVAL_WORK // dictionary.numel())
-    return min(limit, REVIVAL_ROWS)
+def _rows_to_explain(sources: tuple[Rows, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+    few = len(sources[0]) <= FEW_ROWS
+    phase = 0.0 if few else torch.rand((), generator=generator).item()
+    return samples(sources, FEW_ROWS if few else REVIVAL_ROWS, phase)
 
 
 def fit_latents(
     model: SparseAutoencoder, sources: tuple[Rows, ...], latents: Tensor, alpha: float
 ) -> None:
     """Start some latents from known codes."""
-    part = slice(0, min(len(sources[0]), REVIVAL_ROWS))
+    part = slice(0, min(len(sources[0]), KNOWN_ROWS))
     x, codes = (source.read(part) for source in sources)
     model.restart_(latents, x, codes[:, latents], alpha)

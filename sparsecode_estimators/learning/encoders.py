@@ -13,8 +13,10 @@ from torch.nn.functional import linear
 
 from ..kernels import sparse
 from ..kernels.sparse import Places
-from .activations import Activation, Screen
+from .activations import Activation, BatchTopK, Screen, TopK
 from .codes import Sparse, Workspace
+
+LENGTH_ROWS, LENGTH_BATCH = 1024, 128  # by which the first reconstructions get their length
 
 
 class Inputs(NamedTuple):
@@ -224,6 +226,36 @@ def initial_layers(
         weights.append(_uniform((n_out, n_in), bound, generator).to(directions))
         biases.append(_uniform((n_out,), bound, generator).to(directions))
     return weights, biases
+
+
+@torch.no_grad()
+def fit_length_(model: SparseAutoencoder, x: Tensor) -> None:
+    r"""Scale a k-sparse encoder that starts tied, so that reconstructions have the right length.
+
+    Of k atoms that point alike each code explains what the others do, too, and
+    :math:`\hat x = sD + b` is many times too long: training begins by taking that back. Codes are
+    proportional to the weights, so the best factor is that of least squares,
+    :math:`c = \sum (x-b)\cdot sD / \sum\|sD\|^2`. Other encoders stay as they are.
+
+    Parameters
+    ----------
+    model : SparseAutoencoder
+        With biases of zero.
+    x : Tensor of shape (n, n_features)
+        Some rows.
+    """
+    activation = model.activation
+    tied = model.is_factored and len(model.weights) == 1
+    if not tied or not isinstance(activation, TopK | BatchTopK):
+        return
+    largest = TopK(activation.k, signed=isinstance(activation, TopK) and activation.signed)
+    agreement = size = 0.0
+    for rows in x.split(LENGTH_BATCH):
+        parts = largest(model.pre_activations(rows)) @ model.dictionary
+        agreement += (parts * (rows - model.offset)).sum(dtype=torch.float64).item()
+        size += parts.square().sum(dtype=torch.float64).item()
+    if agreement > 0:
+        model.weights[0].mul_(agreement / size)
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
