@@ -36,7 +36,7 @@ test-slow: $(STAMP)
 
 test-triton: $(STAMP)
 	$(BIN)/python -m pip install -q "triton>=3.6"
-	$(BIN)/python -m pytest -q tests/test_triton.py
+	$(BIN)/python -m pytest -q tests/test_triton*.py
 
 test-saelens: $(STAMP)
 	$(PYTHON) -m venv .venv-saelens

@@ -1,4 +1,4 @@
-"""The lasso on a GPU: rows a second, and how much of the machine that is.
+"""The lasso and a step of training on a GPU: rows a second, and how much of the machine that is.
 
     python benchmarks/gpu.py             # on a machine with a CUDA device
     python benchmarks/gpu.py --dry-run   # a few rows on the CPU: does this script work?
@@ -8,6 +8,10 @@ device to codes on the device: Gram matrix, products and certificates included. 
 that of the one matrix product XDᵀ: the longer of the time its operations take at ``--tflops`` and
 that of its rows in and codes out at ``--bandwidth``, over the time that was measured. The defaults
 of both are the nominal figures of an H200 (float32 outside tensor cores; memory).
+
+Training is that of a "topk" SAE. Beside ours stands the step that needs no kernels of its own: all
+codes, by autograd, compiled by torch, in bfloat16 by autocast. "product" is what no step does
+without: the rows with the encoder's weights, in the numbers of that trainer.
 """
 
 from __future__ import annotations
@@ -15,17 +19,23 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
+import trainers
+from torch import Tensor
+from torch.nn.functional import mse_loss
 from workloads import WORKLOADS, make_rows, write
 
 from sparsecode_estimators import kernels
 from sparsecode_estimators.inference import Atoms, Solution, choose, solve
+from sparsecode_estimators.kernels import sparse
 
 ALPHA = 0.1
 ROWS = {"W1": 10_000_000, "W2": 200_000, "W3": 10_000}
 DISTINCT = 10_000  # rows that are made; the others are copies of them
+FEATURES, COMPONENTS, K, BATCH, RATE = 768, 24_576, 32, 16_384, 1e-3
 
 
 def seconds(run: Callable[[], object], device: str, rounds: int) -> float:
@@ -80,6 +90,69 @@ def measure(name: str, positive: bool, options: argparse.Namespace) -> dict:
     }
 
 
+def dense(x: Tensor, n_components: int) -> Callable[[], object]:
+    """A step of all codes."""
+    n_features = x.shape[1]
+    W = torch.randn(n_components, n_features, device=x.device)
+    W /= W.norm(dim=1, keepdim=True)
+    params = [W, W.clone(), W.new_zeros(n_components), W.new_zeros(n_features)]
+    for p in params:
+        p.requires_grad_()
+    optimizer = torch.optim.Adam(params, lr=RATE, fused=True)
+
+    @torch.compile
+    def loss() -> Tensor:
+        W, D, bias, offset = params
+        with torch.autocast(x.device.type, torch.bfloat16):
+            pre = (x - offset) @ W.T + bias
+            values, atoms = pre.relu().topk(K, dim=1)
+            codes = torch.zeros_like(pre).scatter(1, atoms, values)
+            return mse_loss(codes @ D + offset, x)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        with torch.no_grad():
+            params[1] /= params[1].norm(dim=1, keepdim=True)
+
+    return step
+
+
+def measure_training(options: argparse.Namespace) -> list[dict]:
+    """Lines of the table of training."""
+    device, n, N = ("cpu", 64, 1280) if options.dry_run else ("cuda", BATCH, COMPONENTS)
+    x = torch.randn(n, FEATURES, device=device)
+    weight = torch.randn(N, FEATURES, device=device)
+    rounds = 1 if options.dry_run else 20
+    short, short_weight = x.bfloat16(), weight.bfloat16()
+    products = {
+        "float32": seconds(lambda: x @ weight.T, device, rounds),
+        "bfloat16": seconds(lambda: short @ short_weight.T, device, rounds),
+    }
+    lines = []
+    for trainer, numbers in (("ours", "float32"), ("ours", "bfloat16"), ("dense", "bfloat16")):
+        if trainer == "ours":
+            step = trainers.ours(
+                FEATURES, N, K, ALPHA, RATE, 10**9, rounds=numbers == "bfloat16", device=device
+            )[0]
+            run = partial(step, x)
+        else:
+            run = dense(x, N)
+        taken = seconds(run, device, rounds)
+        lines.append({
+            "device": "cpu" if options.dry_run else torch.cuda.get_device_name(),
+            "trainer": trainer,
+            "products in": numbers,
+            "own kernel": trainer == "ours" and sparse._make(x).__name__.endswith("cuda_sparse"),
+            "components": N,
+            "batch": n,
+            "rows/s": n / taken,
+            "share of the product": products[numbers] / taken,
+        })  # fmt: skip
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="few rows, on the CPU")
@@ -90,10 +163,12 @@ def main() -> None:
         raise SystemExit("No CUDA device here: nothing was measured. Try --dry-run.")
     names = ["W1", "W2"] if options.dry_run else list(WORKLOADS)
     lines = [measure(name, positive, options) for name in names for positive in (True, False)]
+    steps = measure_training(options)
     if options.dry_run:
-        print(*lines, sep="\n")
+        print(*lines, *steps, sep="\n")
         return
     write("gpu", lines)
+    write("gpu_training", steps)
 
 
 if __name__ == "__main__":

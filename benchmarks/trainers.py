@@ -69,13 +69,16 @@ def ours(
     optimizer: str = "adam",
     schedule: str = "constant",
     rounds: bool = False,
+    device: str = "cpu",
 ) -> Trainer:
     """The loop of the estimators, a step at a time; ``rounds``: ``precision="bfloat16"``."""
     generator = torch.Generator().manual_seed(9_000_011 + seed)
-    D = unit(torch.randn(N, d, generator=generator))
+    D = unit(torch.randn(N, d, generator=generator)).to(device)
     activation = make_activation("topk" if k else "relu", k, D, alpha, bounded=False)
-    model = SparseAutoencoder([D.clone()], [torch.zeros(N)], D, torch.zeros(d), activation)
-    dead = DeadLatents(torch.zeros(N, dtype=torch.int64), max(total // 20, 4 * N), d // 2)
+    biases, offset = [D.new_zeros(N)], D.new_zeros(d)
+    model = SparseAutoencoder([D.clone()], biases, D, offset, activation)
+    silent_for = torch.zeros(N, dtype=torch.int64, device=device)
+    dead = DeadLatents(silent_for, max(total // 20, 4 * N), d // 2)
     settings = Settings(
         objective="reconstruction", alpha=alpha, learn_dictionary=True, learn_offset=True,
         max_iter=10**9, batch_size=10**9, optimizer=optimizer, learning_rate=lr,
@@ -84,7 +87,7 @@ def ours(
         n_iter_no_change=10**9, shuffle=False, aux_alpha=1.0, rounds=rounds,
     )  # fmt: skip
     optimizer_ = OPTIMIZERS[optimizer].fresh(trained(model, settings))
-    rows = _Batch(torch.zeros(1, d))
+    rows = _Batch(D.new_zeros(1, d))
     run = Run(model, (rows,), settings, seed, optimizer_, dead, Group())
     seen = [0]
 

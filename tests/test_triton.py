@@ -17,6 +17,7 @@ from problems import lasso_problems, objective, planted
 from sparsecode_estimators import kernels, sparse_encode
 from sparsecode_estimators.inference import SOLVERS, KSparse
 from sparsecode_estimators.kernels import reference
+from sparsecode_estimators.kernels.cuda_probe import fused
 
 # older interpreters know no arrays of truth values
 pytest.importorskip("triton", minversion=None if torch.cuda.is_available() else "3.6")
@@ -230,8 +231,8 @@ def test_solvers_reach_the_same_codes_through_the_kernels(monkeypatch):
 
 def test_the_kernels_serve_small_dictionaries_on_cuda_only(monkeypatch):
     row = SimpleNamespace(device=torch.device("cuda", 0))
-    assert kernels._fused.__wrapped__(torch.device(DEVICE)) is cuda
-    monkeypatch.setattr(kernels, "_fused", lambda device: cuda)
+    assert fused.__wrapped__("cuda", torch.device(DEVICE)) is cuda
+    monkeypatch.setattr(kernels, "fused", lambda name, device: cuda)
     assert kernels._make(row, torch.zeros(64, 3)) is cuda
     assert kernels._make(row, torch.zeros(65, 3)) is reference
     assert kernels._make(torch.zeros(2, 3), torch.zeros(64, 3)) is not cuda
@@ -250,9 +251,9 @@ def test_the_definition_serves_where_triton_fails(failure, monkeypatch):
         monkeypatch.setitem(sys.modules, "sparsecode_estimators.kernels.cuda", None)
     else:
         monkeypatch.setattr(cuda, "working_set", broken if failure == "does not compile" else wrong)
-    found = kernels._fused.__wrapped__(torch.device(DEVICE))
+    found = fused.__wrapped__("cuda", torch.device(DEVICE))
     assert found is None
-    monkeypatch.setattr(kernels, "_fused", lambda device: found)
+    monkeypatch.setattr(kernels, "fused", lambda name, device: found)
     row = SimpleNamespace(device=torch.device("cuda", 0))
     assert kernels._make(row, torch.zeros(16, 3)) is reference
     assert not kernels.accelerated(row, torch.zeros(16, 3))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import reference, reference_replacement, reference_stages, rounded
+from .cuda_probe import fused
 from .reference import Answer, soft_threshold
 
 __all__ = [
@@ -47,28 +48,13 @@ def _compiled() -> ModuleType | None:
     return cpu
 
 
-@cache
-def _fused(device: torch.device) -> ModuleType | None:
-    """The kernels for CUDA, if they can be compiled and solve a row of length one there."""
-    try:
-        from . import cuda
-
-        one = torch.ones(1, 1, device=device)
-        answer = cuda.working_set(
-            2 * one, one, one, one[0], ridge=0.0, positive=True, start=None, max_steps=1
-        )
-        return cuda if answer.codes.item() == 1 else None
-    except Exception:  # no Triton, nothing that compiles its launcher, a device it does not know
-        return None
-
-
 def _make(X: Tensor, D: Tensor) -> ModuleType:
     """What solves such a problem fastest."""
     made = None
     if X.device.type == "cpu":
         made = _compiled()
     elif X.device.type == "cuda" and len(D) <= FEW:
-        made = _fused(X.device)
+        made = fused("cuda", X.device)
     return made or reference
 
 
@@ -154,7 +140,7 @@ def proximal_step(
     codes, z, t : tuple of Tensors
         Where the step ends, where the next one starts, and its t.
     """
-    make = _fused(codes.device) if codes.device.type == "cuda" else None
+    make = fused("cuda", codes.device) if codes.device.type == "cuda" else None
     return (make or reference).proximal_step(
         z, gradient, codes, t, threshold, step=step, positive=positive
     )

@@ -6,9 +6,10 @@ With gradients g,
           v \leftarrow \beta_2 v + (1-\beta_2) g^2, \qquad
           p \leftarrow p - \gamma\,\frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)} + \epsilon}.
 
-Large matrices on the CPU go to the compiled loop of :mod:`.cpu_adam` where numba can be used:
-it reads and writes each number once, with the normalisation, which takes longer than the step
-by itself. All others go to torch, which is the definition.
+Large matrices go to the compiled loop of :mod:`.cpu_adam` where numba can be used, and on CUDA
+devices to the kernel of :mod:`.cuda_adam` where Triton works: they read and write each number
+once, with the normalisation, which takes longer than the step by itself. All others go to torch,
+which is the definition.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam as _torch_adam
 
+from .cuda_probe import fused
+
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
-LARGE = 2**18  # numbers in a matrix from which the compiled loop pays
+LARGE = 2**18  # numbers in a matrix from which a loop of our own pays
 
 
 @cache
@@ -31,6 +34,15 @@ def _compiled() -> ModuleType | None:
     except ImportError:  # not there, or not for this version of NumPy
         return None
     return cpu_adam
+
+
+def _make(parameter: Tensor) -> ModuleType | None:
+    """What moves such a parameter faster than torch does."""
+    if parameter.ndim != 2 or parameter.numel() < LARGE or not parameter.is_contiguous():
+        return None
+    if parameter.device.type == "cpu":
+        return _compiled()
+    return fused("cuda_adam", parameter.device) if parameter.device.type == "cuda" else None
 
 
 def adam(
@@ -58,11 +70,16 @@ def adam(
     unit : Tensor or None
         One of the parameters, whose rows are brought to unit length.
     """
-    lists = list(zip(parameters, gradients, means, squares, steps, strict=True))
-    ours = [item for item in lists if _is_large(item[0])]
-    rest = [item for item in lists if not _is_large(item[0])]
-    for parameter, gradient, mean, square, step in ours:
-        _large(parameter, gradient, mean, square, step, learning_rate, skip, unit is parameter)
+    rest = []
+    for item in zip(parameters, gradients, means, squares, steps, strict=True):
+        made = _make(item[0])
+        if made is None:
+            rest.append(item)
+        else:
+            made.adam(
+                *item, learning_rate=learning_rate, betas=(BETA1, BETA2), eps=EPS, skip=skip,
+                unit=unit is item[0],
+            )  # fmt: skip
     if rest:
         p, g, m, v, t = (list(column) for column in zip(*rest, strict=True))
         _torch_adam(
@@ -78,31 +95,3 @@ def to_unit_length_(matrix: Tensor | None) -> None:
     if matrix is not None:
         norms = matrix.norm(dim=1, keepdim=True)
         matrix.div_(norms.clamp(min=torch.finfo(norms.dtype).tiny))
-
-
-def _is_large(parameter: Tensor) -> bool:
-    on_cpu = parameter.device.type == "cpu" and parameter.ndim == 2 and parameter.is_contiguous()
-    return on_cpu and parameter.numel() >= LARGE and _compiled() is not None
-
-
-def _large(
-    parameter: Tensor,
-    gradient: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    step: Tensor,
-    learning_rate: float,
-    skip: Tensor,
-    unit: bool,
-) -> None:
-    if skip.item():
-        return
-    step += 1
-    t = step.item()
-    numbers = (
-        BETA1, 1 - BETA1, BETA2, 1 - BETA2,
-        learning_rate / (1 - BETA1**t), (1 - BETA2**t) ** -0.5, EPS,
-    )  # fmt: skip
-    made = _compiled()
-    assert made is not None, "asked before"
-    made.adam(parameter, gradient, mean, square, numbers, unit=unit)

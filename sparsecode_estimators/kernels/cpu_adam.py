@@ -15,20 +15,36 @@ def adam(
     gradient: Tensor,
     mean: Tensor,
     square: Tensor,
-    numbers: tuple[float, ...],
+    step: Tensor,
     *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    skip: Tensor,
     unit: bool,
 ) -> None:
-    """One step; ``numbers`` are those of the formula.
+    """One step, in place.
 
     Parameters
     ----------
     parameter, gradient, mean, square : Tensor of shape (n_rows, n_columns)
-    numbers : tuple of float
-        β₁, 1 − β₁, β₂, 1 − β₂, γ/(1 − β₁ᵗ), (1 − β₂ᵗ)^-½ and ε.
+    step : Tensor of shape ()
+        How many steps there have been.
+    learning_rate, betas, eps : float, (float, float), float
+        γ, β₁ and β₂, and ε of the formula.
+    skip : Tensor of shape ()
+        One: nothing moves, and no step is counted.
     unit : bool
         Whether rows are brought to unit length.
     """
+    if skip.item():
+        return
+    step += 1
+    t, (beta1, beta2) = step.item(), betas
+    numbers = (
+        beta1, 1 - beta1, beta2, 1 - beta2,
+        learning_rate / (1 - beta1**t), (1 - beta2**t) ** -0.5, eps,
+    )  # fmt: skip
     parts = [t.detach().numpy() for t in (parameter, gradient, mean, square)]
     given = np.array(numbers, parts[0].dtype)
     size = -(-len(parameter) // (4 * torch.get_num_threads()))

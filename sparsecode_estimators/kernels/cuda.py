@@ -16,6 +16,15 @@ PROGRAM = 2**11  # bytes of tableaus of one program, unless those of one row are
 CHUNK = 2**11  # codes of a row looked at together
 
 
+def works(device: torch.device) -> bool:
+    """Whether a row of length one is solved right."""
+    one = torch.ones(1, 1, device=device)
+    answer = working_set(
+        2 * one, one, one, one[0], ridge=0.0, positive=True, start=None, max_steps=1
+    )
+    return answer.codes.item() == 1
+
+
 def working_set(
     X: Tensor,
     D: Tensor,

@@ -49,7 +49,7 @@ class ByAtom(NamedTuple):
     order: Tensor
 
 
-def _starts(counts: Tensor) -> Tensor:
+def starts_of(counts: Tensor) -> Tensor:
     """Where each of some lists begins that follow each other, and where the last one ends."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
@@ -68,14 +68,14 @@ def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:
 def above(pre: Tensor, floor: Tensor) -> Places:
     """Places of the entries that are above the floor of their column."""
     found = pre > floor
-    return Places(_starts(found.sum(1)), found.nonzero()[:, 1])
+    return Places(starts_of(found.sum(1)), found.nonzero()[:, 1])
 
 
 def by_atom(places: Places, n_components: int) -> ByAtom:
-    """Turn places round."""
-    order = places.atoms.argsort(stable=True)
-    counts = torch.bincount(places.atoms, minlength=n_components)
-    return ByAtom(_starts(counts), places.rows[order], order)
+    """Turn places round. To count them would ask a device for a number: it would be waited for."""
+    atoms, order = places.atoms.sort(stable=True)
+    starts = torch.searchsorted(atoms, torch.arange(n_components + 1, device=atoms.device))
+    return ByAtom(starts, places.rows[order], order)
 
 
 def decode(places: Places, values: Tensor, D: Tensor) -> Tensor:
@@ -91,6 +91,12 @@ def products(places: Places, R: Tensor, D: Tensor) -> Tensor:
     size = max(1, _BLOCK // D.shape[1])
     parts = zip(places.rows.split(size), places.atoms.split(size), strict=True)
     return torch.cat([R.new_empty(0), *((R[i] * D[j]).sum(1) for i, j in parts)])
+
+
+def sums_by_atom(places: Places, turned: ByAtom, values: Tensor) -> Tensor:
+    """Sums of the values of each atom, shape (n_components,); the places are given both ways."""
+    total = values.new_zeros(len(turned.starts) - 1)
+    return total.index_add_(0, places.atoms, values)
 
 
 def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor, out: Tensor | None = None) -> Tensor:

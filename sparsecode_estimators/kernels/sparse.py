@@ -1,7 +1,8 @@
 """Products with sparse codes, by whatever makes them fastest on the device.
 
 What each function means is said in :mod:`.reference_sparse`. Tensors on the CPU go to the
-compiled loops of :mod:`.cpu_sparse` where numba can be used, all others to the definition.
+compiled loops of :mod:`.cpu_sparse` where numba can be used, those on CUDA devices to the kernels
+of :mod:`.cuda_sparse` where Triton works, all others to the definition.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import reference_sparse, rounded
+from .cuda_probe import fused
 from .reference_sparse import ByAtom, Places
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "products",
     "rows_by_atom",
     "screen",
+    "sums_by_atom",
 ]
 
 _FEW = 64  # one atom of so many may be looked for by rounded products
@@ -41,7 +44,11 @@ def _compiled() -> ModuleType | None:
 
 
 def _make(X: Tensor) -> ModuleType:
-    made = _compiled() if X.device.type == "cpu" else None
+    made = None
+    if X.device.type == "cpu":
+        made = _compiled()
+    elif X.device.type == "cuda":
+        made = fused("cuda_sparse", X.device)
     return made or reference_sparse
 
 
@@ -88,6 +95,11 @@ def decode(places: Places, values: Tensor, D: Tensor) -> Tensor:
 def products(places: Places, R: Tensor, D: Tensor) -> Tensor:
     """``RDᵀ`` at the places, shape (n_places,)."""
     return _make(D).products(places, R, D)
+
+
+def sums_by_atom(places: Places, turned: ByAtom, values: Tensor) -> Tensor:
+    """Sums of the values of each atom, shape (n_components,); the places are given both ways."""
+    return _make(values).sums_by_atom(places, turned, values)
 
 
 def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor, out: Tensor | None = None) -> Tensor:

@@ -122,8 +122,7 @@ class Sparse:
 
     def per_atom(self, values: Tensor) -> Tensor:
         """Sums over the rows, shape (n_components,)."""
-        total = values.new_zeros(self.n_components)
-        return total.index_add_(0, self.places.atoms, values)
+        return sparse.sums_by_atom(self.places, self._by_atom, values)
 
     def counts(self, values: Tensor) -> Tensor:
         """How many of them are not zero, shape (n_components,)."""
@@ -148,8 +147,8 @@ class Sparse:
         """
         n, n_parts = len(self.places.starts) - 1, len(ends)
         part = torch.bucketize(self.places.atoms, ends, right=True)
-        counts = torch.bincount(self.places.rows * n_parts + part, minlength=n * n_parts)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        new_rows = torch.arange(n * n_parts + 1, device=part.device)
+        starts = torch.searchsorted(self.places.rows * n_parts + part, new_rows)
         return Sparse(Places(starts, self.places.atoms), self.n_components)
 
 

@@ -120,7 +120,8 @@ class DeadLatents:
 
         Bricken et al. (2023), "Towards monosemanticity", resampling: rows are drawn with
         probability proportional to their squared residual, others each time, and their
-        residuals become the atoms of the dead latents. (A dictionary that is kept fixed keeps its atoms.)
+        residuals become the atoms of the dead latents. (A dictionary that is kept fixed keeps
+        its atoms.)
         The encoder is fitted to the codes that the residuals ask of these atoms, or to
         the known codes, so that the latents fire where they should; how is the module's
         ``restart_``. Moments of the optimiser start again at zero.
