@@ -14,6 +14,8 @@ from .cpu_chunks import in_chunks
 from .cpu_few_atoms import few_atoms
 from .cpu_few_pursuit import few_pursuit
 from .cpu_few_state import DEPTH, FEW, block, few
+from .cpu_lane_active import active, penalised
+from .cpu_lane_lasso import lane_lasso
 from .cpu_lane_pursuit import lane_pursuit
 from .cpu_lane_state import abreast, lanes
 from .cpu_pursuit import pursuit as _pursuit
@@ -27,6 +29,7 @@ CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrup
 TOGETHER = 256  # rows whose products with all atoms are made at once
 PART = 16  # rows of these that a thread takes at a time
 ALIASED = 4096  # bytes; rows so far apart share the same places in the first cache
+ROUNDS = (4, 7, 16)  # most atoms that are added to rows side by side, at most DEPTH
 ROUGH = 0.02  # rounded products look for violations above this share of the penalty
 
 
@@ -89,13 +92,42 @@ def _few(
     rows, atoms, prices, *options = given
     problem = few(atoms, prices, options[0])
 
+    side_by_side = _few_lasso(given, max_steps, out)
+
     def solve(chunk: np.ndarray) -> np.ndarray:
-        return few_atoms(chunk, rows, problem, block(problem), *options, max_steps, *out)
+        chunk = side_by_side(chunk)
+        if len(chunk):  # otherwise there is nothing to be compiled for
+            chunk = few_atoms(chunk, rows, problem, block(problem), *options, max_steps, *out)
+        return chunk
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
         _many((rows, *given[1:]), gram, False, max_steps, out)
 
     _and_the_rest(solve, many, rows, out)
+
+
+def _few_lasso(
+    given: tuple[Any, ...], max_steps: int, out: tuple[Any, ...]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows of float32 side by side; returns those that this leaves.
+
+    Sixteen rows take as many steps as the slowest of them, so that after some the rows that are not
+    done start again, among their like.
+    """
+    rows, atoms, prices, ridge, positive, eps = given
+    if rows.dtype != np.float32 or ridge or not (prices > 0).all():
+        return lambda chunk: chunk
+    tables = penalised(atoms, prices)
+
+    def solve(chunk: np.ndarray) -> np.ndarray:
+        room = active(tables)
+        for most in ROUNDS:
+            if len(chunk):
+                steps = min(most, max_steps)
+                chunk = lane_lasso(chunk, rows, tables, room, steps, positive, eps, *out)
+        return chunk
+
+    return solve
 
 
 def _wide(

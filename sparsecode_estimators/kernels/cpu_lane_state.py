@@ -20,7 +20,7 @@ class Lanes(NamedTuple):
     ----------
     atoms : array of shape (n_features, FEW)
         ``Dᵀ``.
-    gram : array of shape (n_components, FEW)
+    gram : array of shape (FEW, FEW)
         ``DDᵀ``.
     lengths : array of shape (FEW,)
         Its diagonal.
@@ -73,16 +73,22 @@ class Abreast(NamedTuple):
     energy: np.ndarray
 
 
+def vectors(count: int, dtype: np.dtype) -> np.ndarray:
+    """Room for vectors that begin where lines of the cache do: others take two accesses each."""
+    size, line = count * WIDTH * dtype.itemsize, 64
+    room = np.empty(size + line, np.uint8)
+    skip = -room.ctypes.data % line
+    return room[skip : skip + size].view(dtype)
+
+
 def lanes(D: np.ndarray) -> Lanes:
     """Pad a problem."""
     n_components, n_features = D.shape
     atoms = np.zeros((n_features, FEW), D.dtype)
     atoms[:, :n_components] = D.T
-    gram = np.zeros((n_components, FEW), D.dtype)
-    gram[:, :n_components] = D.astype(np.float64) @ D.T.astype(np.float64)
-    lengths = np.zeros(FEW, D.dtype)
-    lengths[:n_components] = gram.diagonal()
-    return Lanes(atoms, gram, lengths)
+    gram = np.zeros((FEW, FEW), D.dtype)
+    gram[:n_components, :n_components] = D.astype(np.float64) @ D.T.astype(np.float64)
+    return Lanes(atoms, gram, gram.diagonal().copy())
 
 
 def abreast(problem: Lanes) -> Abreast:
@@ -93,8 +99,8 @@ def abreast(problem: Lanes) -> Abreast:
     sizes |= dict.fromkeys(("atom", "code", "share", "error"), DEPTH)
     sizes |= dict.fromkeys(("scale", "size", "close", "floor", "energy"), 1)
     dtype = problem.gram.dtype
-    room = {name: np.empty(size * WIDTH, dtype) for name, size in sizes.items()}
-    room["energy"] = np.empty(WIDTH)
+    room = {name: vectors(size, dtype) for name, size in sizes.items()}
+    room["energy"] = vectors(1, np.dtype(np.float64))
     return Abreast(**room)
 
 
