@@ -29,7 +29,11 @@ CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrup
 TOGETHER = 256  # rows whose products with all atoms are made at once
 PART = 16  # rows of these that a thread takes at a time
 ALIASED = 4096  # bytes; rows so far apart share the same places in the first cache
-ROUNDS = (4, 7, 16)  # most atoms that are added to rows side by side, at most DEPTH
+ABREAST = 32, 256  # atoms and features up to which the lasso of rows side by side is faster
+SOME = 64  # first rows of a chunk, which say how many atoms are added to
+MOST = 0.75  # of its rows side by side, if it is
+SOON = 8  # or less; the others wait
+DEEPEST = 16  # most atoms that are added to rows side by side, at most DEPTH
 ROUGH = 0.02  # rounded products look for violations above this share of the penalty
 
 
@@ -111,21 +115,28 @@ def _few_lasso(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Rows of float32 side by side; returns those that this leaves.
 
-    Sixteen rows take as many steps as the slowest of them, so that after some the rows that are not
-    done start again, among their like.
+    Sixteen rows take as many steps as the slowest of them. So after as many as most rows of the
+    first groups took, rows that are not done wait, and start again among their like. Where a row is
+    solved does not change its answer.
     """
     rows, atoms, prices, ridge, positive, eps = given
-    if rows.dtype != np.float32 or ridge or not (prices > 0).all():
+    fits = atoms.shape[0] <= ABREAST[0] and atoms.shape[1] <= ABREAST[1]
+    if not fits or rows.dtype != np.float32 or ridge or not (prices > 0).all():
         return lambda chunk: chunk
-    tables = penalised(atoms, prices)
+    tables, most, n_iter = penalised(atoms, prices), min(DEEPEST, max_steps), out[-1]
 
     def solve(chunk: np.ndarray) -> np.ndarray:
         room = active(tables)
-        for most in ROUNDS:
-            if len(chunk):
-                steps = min(most, max_steps)
-                chunk = lane_lasso(chunk, rows, tables, room, steps, positive, eps, *out)
-        return chunk
+
+        def lasso(chunk: np.ndarray, most: int) -> np.ndarray:
+            return lane_lasso(chunk, rows, tables, room, most, positive, eps, *out)
+
+        some, others = chunk[:SOME], chunk[SOME:]
+        left = lasso(some, most)
+        usual = int(np.quantile(n_iter[some], MOST))
+        if len(others) and usual <= SOON:
+            others = lasso(others, min(usual, most))
+        return np.concatenate([left, lasso(others, most)])
 
     return solve
 

@@ -106,10 +106,9 @@ def active(problem: Penalised) -> Active:
     sizes |= {"inverse": DEPTH * DEPTH}
     sizes |= dict.fromkeys(("atom", "code", "sign", "near", "mix"), DEPTH)
     sizes |= dict.fromkeys(("size", "limit", "lost"), 1)
-    room = {name: vectors(size, problem.gram.dtype) for name, size in sizes.items()}
     wide = {"rest": n_features, "exact": DEPTH, "wide": FEW}
-    room |= {name: vectors(size, np.dtype(np.float64)) for name, size in wide.items()}
-    return Active(**room)
+    narrow = vectors(sizes, problem.gram.dtype)
+    return Active(**narrow, **vectors(wide, np.dtype(np.float64)))
 
 
 @inlined

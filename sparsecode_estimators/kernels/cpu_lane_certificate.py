@@ -5,6 +5,7 @@ from __future__ import annotations
 from .cpu_jit import inlined
 from .cpu_lane_rows import look_up, multiply_rows
 from .cpu_lane_state import DEPTH, FEW
+from .cpu_lane_vectors import in_turn
 from .cpu_vectors import (
     WIDTH,
     absolute,
@@ -37,7 +38,8 @@ def _residual(problem, state, n_features, width, k):
         r = cast(load(state.x, m * WIDTH), wide)
         for i in range(k):
             d = look_up(problem.atoms, m * FEW, width, load(state.atom, i * WIDTH))
-            r = subtract(r, multiply(load(state.exact, i * WIDTH), cast(d, wide)))
+            less = subtract(zeros(wide), load(state.exact, i * WIDTH))
+            r = in_turn(r, less, cast(d, wide))
         store(state.rest, m * WIDTH, r)
 
 
@@ -60,10 +62,10 @@ def times_inverse(state, i, k):
     total = zeros(state.near)
     for u in range(i):
         h = load(state.inverse, (i * DEPTH + u) * WIDTH)
-        total = add(total, multiply(h, load(state.near, u * WIDTH)))
+        total = in_turn(total, h, load(state.near, u * WIDTH))
     for u in range(i, k):
         h = load(state.inverse, (u * DEPTH + i) * WIDTH)
-        total = add(total, multiply(h, load(state.near, u * WIDTH)))
+        total = in_turn(total, h, load(state.near, u * WIDTH))
     return total
 
 
@@ -90,7 +92,7 @@ def _follow(problem, state, n_features, width, k):
         change = zeros(state.mix)
         for i in range(k):
             d = look_up(problem.atoms, m * FEW, width, load(state.atom, i * WIDTH))
-            change = add(change, multiply(load(state.mix, i * WIDTH), d))
+            change = in_turn(change, load(state.mix, i * WIDTH), d)
         r = subtract(load(state.rest, m * WIDTH), cast(change, wide))
         store(state.rest, m * WIDTH, r)
         x = cast(load(state.x, m * WIDTH), wide)
@@ -119,7 +121,7 @@ def _length(problem, state, width, k):
     for i in range(k):
         price = look_up(problem.penalty, 0, width, load(state.atom, i * WIDTH))
         size = absolute(load(state.exact, i * WIDTH))
-        length = add(length, multiply(cast(price, state.exact), size))
+        length = in_turn(length, cast(price, state.exact), size)
         against = multiply(load(state.code, i * WIDTH), load(state.sign, i * WIDTH))
         wrong |= bits(more_than(zeros(state.code), against))
     return length, wrong

@@ -9,7 +9,7 @@ from .cpu_lane_active import BEYOND, without_owners
 from .cpu_lane_certificate import certify, times_inverse
 from .cpu_lane_rows import look_up, multiply_rows, read
 from .cpu_lane_state import DEPTH, FEW
-from .cpu_lane_vectors import tag, tagged
+from .cpu_lane_vectors import in_turn, tag, tagged
 from .cpu_vectors import (
     WIDTH,
     absolute,
@@ -73,10 +73,11 @@ def _most_violated(problem, state, t, width, turned):
         c, d = load(products, (j + 2) * WIDTH), load(products, (j + 3) * WIDTH)
         for i in range(t):
             code, place = load(state.code, i * WIDTH), (i * width + j) * WIDTH
-            a = subtract(a, multiply(code, load(column, place)))
-            b = subtract(b, multiply(code, load(column, place + WIDTH)))
-            c = subtract(c, multiply(code, load(column, place + 2 * WIDTH)))
-            d = subtract(d, multiply(code, load(column, place + 3 * WIDTH)))
+            less = subtract(zeros(state.code), code)
+            a = in_turn(a, less, load(column, place))
+            b = in_turn(b, less, load(column, place + WIDTH))
+            c = in_turn(c, less, load(column, place + 2 * WIDTH))
+            d = in_turn(d, less, load(column, place + 3 * WIDTH))
         a, b = _violation(problem, j, a, turned), _violation(problem, j + 1, b, turned)
         c, d = _violation(problem, j + 2, c, turned), _violation(problem, j + 3, d, turned)
         best = maximum(best, maximum(maximum(a, b), maximum(c, d)))
@@ -103,12 +104,13 @@ def _span(problem, state, t, width, e):
     for i in range(t):
         near = _of_newcomer(problem, state.column, i * width * WIDTH, width, e)
         store(state.near, i * WIDTH, near)
-        slope = subtract(slope, multiply(load(state.code, i * WIDTH), near))
+        less = subtract(zeros(state.code), load(state.code, i * WIDTH))
+        slope = in_turn(slope, less, near)
     length = zeros(state.near)
     for i in range(t):
         v = times_inverse(state, i, t)
         store(state.mix, i * WIDTH, v)
-        length = add(length, multiply(v, load(state.near, i * WIDTH)))
+        length = in_turn(length, v, load(state.near, i * WIDTH))
     return length, slope
 
 
@@ -236,32 +238,38 @@ def _go(state, t, step):
 
 @inlined
 def _descend(problem, state, width, most, positive):
-    """Active atoms and codes of sixteen rows. Returns how many slots are in use."""
+    """Active atoms and codes of sixteen rows.
+
+    Returns how many slots are in use, and as bits the rows that want more of them.
+    """
     kind = state.code.dtype.type
     turned = splat(kind(1) if positive else kind(-1))
-    for t in range(most):
+    for t in range(most + 1):
         best = _most_violated(problem, state, t, width, turned)
-        if bits(more_than(best, load(state.limit, 0))) == 0:
-            return t
+        wanting = bits(more_than(best, load(state.limit, 0)))
+        if wanting == 0 or t == most:
+            return t, wanting
         error = _enter(problem, state, t, width, best)
         while _any_crossed(state, t, error):
             error = _drop_crossed(state, t, error)
         _go(state, t, error)
-    return most
+    return most, 0
 
 
 @inlined
-def _write(state, rows, start, busy, bad, codes, n_iter):
-    """What was found, but for rows that are left. A row's slots are its first ones."""
+def _write(state, rows, start, busy, bad, codes, gap, energy, n_iter):
+    """What was found, but no codes of rows that are left. A row's slots are its first ones."""
     n_components = codes.shape[1]
     for lane in range(busy):
+        row, size = rows[start + lane], int(get(state.size, lane))
+        put(n_iter, row, size)
+        put(gap, row, get(state.exact, lane))
+        put(energy, row, get(state.exact, WIDTH + lane))
         if bad >> lane & 1:
             continue
-        row, size = rows[start + lane], int(get(state.size, lane))
         for i in range(size):
             place = i * WIDTH + lane
             put(codes, row * n_components + int(get(state.atom, place)), get(state.code, place))
-        put(n_iter, row, size)
 
 
 @compiled
@@ -288,7 +296,8 @@ def lane_lasso(rows, X, problem, state, most, positive, eps, codes, gap, energy,
     Returns
     -------
     int array
-        Rows that are left, as their gap is not small after so many atoms.
+        Rows that are left: they want more atoms, or nearly dependent ones, or their gap is not
+        small. Their ``n_iter`` is the atoms that were added.
     """
     problem, state = without_owners(problem, state)
     x, out, gaps, energies, steps = bare(X), bare(codes), bare(gap), bare(energy), bare(n_iter)
@@ -299,13 +308,10 @@ def lane_lasso(rows, X, problem, state, most, positive, eps, codes, gap, energy,
         busy = min(WIDTH, len(rows) - start)
         read(x, rows, start, busy, state.x)
         _begin(problem, state, n_features, width, tol)
-        k = _descend(problem, state, width, most, positive)
-        bad = certify(problem, state, n_features, width, k, positive)
+        k, bad = _descend(problem, state, width, most, positive)
+        bad |= certify(problem, state, n_features, width, k, positive)
         bad &= (1 << busy) - 1
-        _write(state, rows, start, busy, bad, out, steps)
-        for lane in range(busy):
-            put(gaps, rows[start + lane], get(state.exact, lane))
-            put(energies, rows[start + lane], get(state.exact, WIDTH + lane))
+        _write(state, rows, start, busy, bad, out, gaps, energies, steps)
         while bad:
             left[n_left] = rows[start + lowest(bad)]
             bad &= bad - 1

@@ -73,12 +73,18 @@ class Abreast(NamedTuple):
     energy: np.ndarray
 
 
-def vectors(count: int, dtype: np.dtype) -> np.ndarray:
-    """Room for vectors that begin where lines of the cache do: others take two accesses each."""
-    size, line = count * WIDTH * dtype.itemsize, 64
-    room = np.empty(size + line, np.uint8)
-    skip = -room.ctypes.data % line
-    return room[skip : skip + size].view(dtype)
+def vectors(counts: dict[str, int], dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Room for so many vectors each.
+
+    They begin where lines of the cache do: others would take two accesses each.
+    """
+    line, size = 64, dtype.itemsize * WIDTH
+    room = np.empty(sum(counts.values()) * size + line, np.uint8)
+    begin, rooms = -room.ctypes.data % line, {}
+    for name, count in counts.items():
+        rooms[name] = room[begin : begin + count * size].view(dtype)
+        begin += count * size
+    return rooms
 
 
 def lanes(D: np.ndarray) -> Lanes:
@@ -97,11 +103,9 @@ def abreast(problem: Lanes) -> Abreast:
     sizes = {"x": n_features, "rest": n_features, "slope": FEW, "left": FEW}
     sizes |= {"basis": DEPTH * FEW, "mix": DEPTH * DEPTH}
     sizes |= dict.fromkeys(("atom", "code", "share", "error"), DEPTH)
-    sizes |= dict.fromkeys(("scale", "size", "close", "floor", "energy"), 1)
-    dtype = problem.gram.dtype
-    room = {name: vectors(size, dtype) for name, size in sizes.items()}
-    room["energy"] = vectors(1, np.dtype(np.float64))
-    return Abreast(**room)
+    sizes |= dict.fromkeys(("scale", "size", "close", "floor"), 1)
+    wide = vectors({"energy": 1}, np.dtype(np.float64))
+    return Abreast(**vectors(sizes, problem.gram.dtype), **wide)
 
 
 @inlined

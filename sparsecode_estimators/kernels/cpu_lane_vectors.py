@@ -9,6 +9,8 @@ from numba.extending import intrinsic
 
 from .cpu_vectors import WIDTH, Vector
 
+_IN_TURN = ("contract", "nsz", "nnan")  # as elsewhere, but sums must not be regrouped
+
 
 def _shuffle(builder, a, b, places):
     numbers = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))
@@ -49,6 +51,20 @@ def columns(_, array, place, step):
         return context.make_tuple(builder, signature.return_type, found)
 
     return types.UniTuple(Vector(array.dtype), 4)(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def in_turn(_, total, a, b):
+    """``total + a·b``, for sums whose last digit must not depend on how many zeros follow.
+
+    Other sums may be regrouped, which LLVM does by fours where it unrolls a loop.
+    """
+
+    def codegen(context, builder, signature, args):
+        product = builder.fmul(*args[1:], flags=_IN_TURN)
+        return builder.fadd(args[0], product, flags=_IN_TURN)
+
+    return total(total, a, b), codegen
 
 
 @intrinsic
