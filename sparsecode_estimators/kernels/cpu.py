@@ -30,9 +30,8 @@ TOGETHER = 256  # rows whose products with all atoms are made at once
 PART = 16  # rows of these that a thread takes at a time
 ALIASED = 4096  # bytes; rows so far apart share the same places in the first cache
 ABREAST = 32, 256  # atoms and features up to which the lasso of rows side by side is faster
-SOME = 64  # first rows of a chunk, which say how many atoms are added to
-MOST = 0.75  # of its rows side by side, if it is
-SOON = 8  # or less; the others wait
+SOME, MOST = 64, 0.8  # rows of a chunk side by side stop after as many steps as this share of the
+SOON = 8  # first ones took, if they were no more than so many
 DEEPEST = 16  # most atoms that are added to rows side by side, at most DEPTH
 ROUGH = 0.02  # rounded products look for violations above this share of the penalty
 
@@ -92,10 +91,9 @@ def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
 def _few(
     given: tuple[Any, ...], gram: Tensor | None, warm: bool, max_steps: int, out: tuple[Any, ...]
 ) -> None:
-    """All atoms in vectors; the rows that this leaves one after the other."""
+    """Rows side by side, then those that this leaves with all atoms in vectors, then the rest."""
     rows, atoms, prices, *options = given
     problem = few(atoms, prices, options[0])
-
     side_by_side = _few_lasso(given, max_steps, out)
 
     def solve(chunk: np.ndarray) -> np.ndarray:
@@ -113,11 +111,11 @@ def _few(
 def _few_lasso(
     given: tuple[Any, ...], max_steps: int, out: tuple[Any, ...]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Rows of float32 side by side; returns those that this leaves.
+    """Rows of float32 side by side, which leaves some.
 
-    Sixteen rows take as many steps as the slowest of them. So after as many as most rows of the
-    first groups took, rows that are not done wait, and start again among their like. Where a row is
-    solved does not change its answer.
+    Sixteen rows take as many steps as the slowest of them. So after as many as most of the first
+    rows took, those that are not done wait, and start again among their like: this does not
+    change their answers.
     """
     rows, atoms, prices, ridge, positive, eps = given
     fits = atoms.shape[0] <= ABREAST[0] and atoms.shape[1] <= ABREAST[1]

@@ -129,10 +129,11 @@ def _length(problem, state, width, k):
 
 @inlined
 def certify(problem, state, n_features, width, k, positive):
-    """A Newton step from the exact residual, then gaps and energies, as in ``gap_of``.
+    """A Newton step from the exact residual, then gaps and energies (the first two of ``exact``).
 
-    They are those of codes that are not rounded to their type: rounding moves the objective by the
-    square of what it moves codes. Returns, as bits, the rows that are not solved.
+    See :func:`~.cpu_certificate.gap_of`. They are those of codes that are not rounded to their
+    type: at the optimum, rounding moves the objective by the square of what it moves codes.
+    Returns, as bits, the rows that are not solved.
     """
     _residual(problem, state, n_features, width, k)
     _errors(problem, state, n_features, width, k)

@@ -47,17 +47,16 @@ def _begin(problem, state, n_features, width, tol):
     kind = state.x.dtype.type
     for j in range(width):
         top = maximum(top, absolute(load(state.products, j * WIDTH)))
-    fits = both(at_least(splat(kind(LARGEST)), top), at_least(top, splat(kind(SMALLEST))))
-    fits = at_least(where(fits, none, top), splat(kind(1e-45)))
-    beyond, one = splat(kind(BEYOND)), splat(kind(1))
-    store(state.limit, 0, where(fits, beyond, multiply(top, splat(tol))))
-    store(state.lost, 0, where(fits, one, none))
+    usual = both(at_least(splat(kind(LARGEST)), top), at_least(top, splat(kind(SMALLEST))))
+    odd = more_than(where(usual, none, top), none)
+    store(state.limit, 0, where(odd, splat(kind(BEYOND)), multiply(top, splat(tol))))
+    store(state.lost, 0, where(odd, splat(kind(1)), none))
     store(state.size, 0, none)
 
 
 @inlined
 def _violation(problem, j, slope, turned):
-    """Of the penalty, tagged with the atom."""
+    """By how much a slope exceeds its penalty, tagged with its atom."""
     size = maximum(slope, multiply(slope, turned))
     gain = subtract(size, splat(get(problem.penalty, j)))
     return tagged(gain, splat(get(problem.bits, j)))
