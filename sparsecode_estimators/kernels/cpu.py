@@ -131,7 +131,7 @@ def _few_lasso(
 
         some, others = chunk[:SOME], chunk[SOME:]
         left = lasso(some, most)
-        usual = int(np.quantile(n_iter[some], MOST))
+        usual = int(np.sort(n_iter[some])[int(MOST * (len(some) - 1))])
         if len(others) and usual <= SOON:
             others = lasso(others, min(usual, most))
         return np.concatenate([left, lasso(others, most)])
