@@ -66,9 +66,9 @@ class Active(NamedTuple):
         Codes that are not rounded.
     wide : float64, FEW vectors
         Products of all atoms with the residual.
-    size, limit, lost : one vector
+    size, limit, lost, dropped, kept : one vector
         Atoms added; what a violation must exceed to count; one where a newcomer was nearly
-        spanned by the active atoms.
+        spanned by the active atoms, where an atom was dropped, and where the row is solved.
     """
 
     x: np.ndarray
@@ -86,6 +86,8 @@ class Active(NamedTuple):
     size: np.ndarray
     limit: np.ndarray
     lost: np.ndarray
+    dropped: np.ndarray
+    kept: np.ndarray
 
 
 def penalised(D: np.ndarray, penalty: np.ndarray) -> Penalised:
@@ -105,7 +107,7 @@ def active(problem: Penalised) -> Active:
     sizes = {"x": n_features, "products": FEW, "column": DEPTH * FEW}
     sizes |= {"inverse": DEPTH * DEPTH}
     sizes |= dict.fromkeys(("atom", "code", "sign", "near", "mix"), DEPTH)
-    sizes |= dict.fromkeys(("size", "limit", "lost"), 1)
+    sizes |= dict.fromkeys(("size", "limit", "lost", "dropped", "kept"), 1)
     wide = {"rest": n_features, "exact": DEPTH, "wide": FEW}
     narrow = vectors(sizes, problem.gram.dtype)
     return Active(**narrow, **vectors(wide, np.dtype(np.float64)))
@@ -120,5 +122,6 @@ def without_owners(problem, state):
         bare(state.x), bare(state.rest), bare(state.products),
         bare(state.column), bare(state.inverse), bare(state.atom), bare(state.code),
         bare(state.sign), bare(state.near), bare(state.mix), bare(state.exact), bare(state.wide),
-        bare(state.size), bare(state.limit), bare(state.lost),
+        bare(state.size), bare(state.limit), bare(state.lost), bare(state.dropped),
+        bare(state.kept),
     )  # fmt: skip

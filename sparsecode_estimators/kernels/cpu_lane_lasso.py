@@ -52,6 +52,7 @@ def _begin(problem, state, n_features, width, tol):
     store(state.limit, 0, where(odd, splat(kind(BEYOND)), multiply(top, splat(tol))))
     store(state.lost, 0, where(odd, splat(kind(1)), none))
     store(state.size, 0, none)
+    store(state.dropped, 0, none)
 
 
 @inlined
@@ -218,6 +219,8 @@ def _drop_crossed(state, t, error):
     share, out = _reach(state, t, error)
     step, none, slot = multiply(share, error), zeros(state.code), zeros(state.code)
     _go(state, t, step)
+    crossed = where(at_least(out, none), splat(state.code.dtype.type(1)), none)
+    store(state.dropped, 0, maximum(load(state.dropped, 0), crossed))
     for i in range(t):
         gone = equal(out, slot)
         store(state.code, i * WIDTH, where(gone, none, load(state.code, i * WIDTH)))
@@ -256,17 +259,31 @@ def _descend(problem, state, width, most, positive):
 
 
 @inlined
-def _write(state, rows, start, busy, bad, codes, gap, energy, n_iter):
-    """What was found, but no codes of rows that are left. A row's slots are its first ones."""
-    n_components = codes.shape[1]
+def _write(state, rows, start, busy, bad, k, codes, gap, energy, n_iter):
+    """What was found, and zeros as codes of rows that are left.
+
+    Slot by slot, whatever their number in a row, from the last one on: slots beyond those of a row
+    put zeros where its codes then overwrite them. Rows that dropped atoms are written again in the
+    order in which atoms came in, as an atom may have come back.
+    """
+    n_components, nothing = codes.shape[1], codes.dtype.type(0)
+    for i in range(k - 1, -1, -1):
+        for lane in range(busy):
+            place, row = i * WIDTH + lane, rows[start + lane]
+            code = get(state.code, place) if get(state.kept, lane) > 0 else nothing
+            put(codes, row * n_components + int(get(state.atom, place)), code)
     for lane in range(busy):
         row, size = rows[start + lane], int(get(state.size, lane))
         put(n_iter, row, size)
         put(gap, row, get(state.exact, lane))
         put(energy, row, get(state.exact, WIDTH + lane))
-        if bad >> lane & 1:
-            continue
-        for i in range(size):
+    again = bits(more_than(load(state.dropped, 0), zeros(state.dropped))) & ~bad
+    again &= (1 << busy) - 1
+    while again:
+        lane = lowest(again)
+        again &= again - 1
+        row = rows[start + lane]
+        for i in range(int(get(state.size, lane))):
             place = i * WIDTH + lane
             put(codes, row * n_components + int(get(state.atom, place)), get(state.code, place))
 
@@ -301,7 +318,8 @@ def lane_lasso(rows, X, problem, state, most, positive, eps, codes, gap, energy,
     problem, state = without_owners(problem, state)
     x, out, gaps, energies, steps = bare(X), bare(codes), bare(gap), bare(energy), bare(n_iter)
     n_features, width = X.shape[1], -(-codes.shape[1] // 4) * 4
-    tol = state.x.dtype.type(TOL * eps)
+    kind = state.x.dtype.type
+    tol = kind(TOL * eps)
     left, n_left = np.empty(len(rows), np.int64), 0
     for start in range(0, len(rows), WIDTH):
         busy = min(WIDTH, len(rows) - start)
@@ -310,7 +328,9 @@ def lane_lasso(rows, X, problem, state, most, positive, eps, codes, gap, energy,
         k, bad = _descend(problem, state, width, most, positive)
         bad |= certify(problem, state, n_features, width, k, positive)
         bad &= (1 << busy) - 1
-        _write(state, rows, start, busy, bad, out, gaps, energies, steps)
+        for lane in range(WIDTH):
+            put(state.kept, lane, kind(0) if bad >> lane & 1 else kind(1))
+        _write(state, rows, start, busy, bad, k, out, gaps, energies, steps)
         while bad:
             left[n_left] = rows[start + lowest(bad)]
             bad &= bad - 1
