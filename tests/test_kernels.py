@@ -175,6 +175,7 @@ def left_by_lanes(monkeypatch):
 
     monkeypatch.setattr(cpu, "lane_lasso", watched)
     monkeypatch.setattr(cpu, "ABREAST", (cpu.FEW, 1000))
+    monkeypatch.setattr(cpu, "permutes", lambda: True)
     return seen
 
 
@@ -204,7 +205,7 @@ def test_rows_side_by_side_agree_with_the_definition(shape, positive, left_by_la
 
 
 @pytest.mark.parametrize("positive", [True, False])
-def test_rows_side_by_side_agree_with_single_ones(positive, monkeypatch):
+def test_rows_side_by_side_agree_with_single_ones(positive, left_by_lanes, monkeypatch):
     X, D, penalty = few_rows(Shape(300, 8, 16), positive=positive)
     abreast = solve_few(X, D, penalty, positive)
     monkeypatch.setattr(cpu, "ABREAST", (0, 0))
@@ -228,7 +229,9 @@ def test_most_rows_are_solved_side_by_side(positive, left_by_lanes):
 
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize("n_components", [10, 16, 29])
-def test_rows_side_by_side_do_not_matter_to_each_other(n_components, positive, monkeypatch):
+def test_rows_side_by_side_do_not_matter_to_each_other(
+    n_components, positive, left_by_lanes, monkeypatch
+):
     """To the last bit, in any order, in any number of threads, and alone.
 
     Products with the rows that are left to other loops are not as exact.
@@ -248,11 +251,12 @@ def test_rows_side_by_side_do_not_matter_to_each_other(n_components, positive, m
         assert torch.equal(torch.cat([getattr(a, name) for a in alone]), expected[:40])
 
 
-def test_a_limit_of_steps_is_kept_side_by_side():
+def test_a_limit_of_steps_is_kept_side_by_side(left_by_lanes):
     X, D, penalty = few_rows(Shape(100, 8, 16, share=1e-2), positive=True)
     found = solve_few(X, D, penalty, True, max_steps=2)
     assert found.n_iter.max() == 2
     assert ((found.codes != 0).sum(1) <= 2).all()
+    assert left_by_lanes
 
 
 def test_two_solves_in_two_threads():

@@ -18,6 +18,7 @@ from .cpu_lane_active import active, penalised
 from .cpu_lane_lasso import lane_lasso
 from .cpu_lane_pursuit import lane_pursuit
 from .cpu_lane_state import abreast, lanes
+from .cpu_lane_vectors import permutes
 from .cpu_pursuit import pursuit as _pursuit
 from .cpu_replacement import replacement as _replacement
 from .cpu_wide import wide_round
@@ -119,7 +120,8 @@ def _few_lasso(
     """
     rows, atoms, prices, ridge, positive, eps = given
     fits = atoms.shape[0] <= ABREAST[0] and atoms.shape[1] <= ABREAST[1]
-    if not fits or rows.dtype != np.float32 or ridge or not (prices > 0).all():
+    served = rows.dtype == np.float32 and not ridge and (prices > 0).all()
+    if not (fits and served and permutes()):
         return lambda chunk: chunk
     tables, most, n_iter = penalised(atoms, prices), min(DEEPEST, max_steps), out[-1]
 

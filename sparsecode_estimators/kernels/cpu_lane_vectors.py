@@ -5,6 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from .cpu_vectors import WIDTH, Vector
@@ -83,6 +84,11 @@ def power_below(_, vector):
     return vector(vector), codegen
 
 
+def permutes(context=cpu_target.target_context) -> bool:
+    """Whether the processor has an instruction for :func:`pick`."""
+    return "+avx512f" in context.codegen().magic_tuple()[-1]
+
+
 @intrinsic
 def pick(_, vector, places):
     """The numbers of float32 in these places of the vector, whole ones that count modulo ``WIDTH``.
@@ -95,7 +101,7 @@ def pick(_, vector, places):
         whole = ir.VectorType(number, WIDTH)
         last = ir.Constant(whole, [WIDTH - 1] * WIDTH)
         numbers = builder.and_(builder.fptosi(args[1], whole), last)
-        if "+avx512f" in context.codegen().magic_tuple()[-1]:
+        if permutes(context):
             kind = ir.FunctionType(args[0].type, [args[0].type, whole])
             name = "llvm.x86.avx512.permvar.sf.512"
             function = cgutils.get_or_insert_function(builder.module, kind, name)
