@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -114,6 +115,148 @@ def test_threads_and_neighbours_do_not_matter(n_components, monkeypatch):
     order = torch.randperm(500, generator=torch.Generator().manual_seed(5))
     mixed = solve(cpu, X[order], D, 0.05, positive=False).codes
     np.testing.assert_allclose(mixed, alone[order], atol=1e-12)
+
+
+class Shape(NamedTuple):
+    """Of a lasso over few atoms, and what makes it awkward."""
+
+    n: int
+    n_features: int
+    n_components: int
+    scale: float = 1.0
+    share: float = 0.05  # of the largest product, which alpha is
+    equal: bool = False  # whether two atoms are
+    weighted: bool = False
+
+
+SHAPES = [
+    Shape(100, 8, 16),
+    Shape(1, 1, 1),
+    Shape(33, 1, 7, equal=True),
+    Shape(15, 5, 3, scale=1e-6),
+    Shape(50, 7, 17, scale=1e6, weighted=True),
+    Shape(70, 12, 30, share=1e-3),
+    Shape(40, 9, 20, equal=True, weighted=True),
+    Shape(90, 30, 64, share=0.3),
+    Shape(60, 20, 50, share=0.02, scale=1e-3),
+    Shape(20, 6, 12, share=1.1),
+    Shape(20, 6, 12, share=0.0),
+]
+
+
+def few_rows(shape, *, positive):
+    """Rows of float32, the second of zeros; atoms and penalties."""
+    size = shape.n, shape.n_features, shape.n_components, min(3, shape.n_components)
+    X, D = tensors(*size, seed=90, positive=positive, dtype=torch.float32)
+    X[1:2] = 0
+    if shape.equal:
+        D[-1] = D[0]
+    X *= shape.scale
+    products = X @ D.T
+    weights = torch.linspace(0.5, 2, len(D)) if shape.weighted else torch.ones(len(D))
+    return X, D, shape.share * products.abs().max() * weights
+
+
+def solve_few(X, D, penalty, positive, **options):
+    options = {"ridge": 0.0, "positive": positive, "start": None, "max_steps": 1000} | options
+    return cpu.working_set(X, D, D @ D.T, penalty, **options)
+
+
+@pytest.fixture
+def left_by_lanes(monkeypatch):
+    """Rows side by side serve what they can: how many they were given, and how many they left."""
+    seen = []
+    lane_lasso = cpu.lane_lasso
+
+    def watched(rows, *others):
+        left = lane_lasso(rows, *others)
+        seen.append((len(rows), len(left)))
+        return left
+
+    monkeypatch.setattr(cpu, "lane_lasso", watched)
+    monkeypatch.setattr(cpu, "ABREAST", (cpu.FEW, 1000))
+    monkeypatch.setattr(cpu, "permutes", lambda: True)
+    return seen
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_side_by_side_agree_with_the_definition(shape, positive, left_by_lanes):
+    """Their gaps are no smaller than the distance to the optimum in double precision."""
+    X, D, penalty = few_rows(shape, positive=positive)
+    found = solve_few(X, D, penalty, positive)
+    assert bool(left_by_lanes) == (shape.share > 0)
+    x, d, p = X.double(), D.double(), penalty.double()
+    meant = solve_few(x, d, p, positive)
+    values = [
+        0.5 * (x - a.codes.double() @ d).square().sum(1) + a.codes.double().abs() @ p
+        for a in (found, meant)
+    ]
+    size = 0.5 * x.square().sum(1)
+    assert (values[0] - values[1] <= found.gap + meant.gap + 1e-12 * size).all()
+    assert ((found.energy - meant.energy).abs() <= 1e-6 * size).all()
+    assert (found.gap <= (1e-6 if shape.share > 0.01 else 1e-5) * size).all() or shape.share == 0
+    assert (found.codes >= 0).all() or not positive
+    assert not found.codes[1:2].any()
+    assert not found.codes.any() or shape.share < 1
+    if not shape.equal and shape.share > 0.01:
+        np.testing.assert_allclose(found.codes, meant.codes, atol=1e-5 * shape.scale)
+        assert torch.equal(found.codes != 0, meant.codes != 0)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_rows_side_by_side_agree_with_single_ones(positive, left_by_lanes, monkeypatch):
+    X, D, penalty = few_rows(Shape(300, 8, 16), positive=positive)
+    abreast = solve_few(X, D, penalty, positive)
+    monkeypatch.setattr(cpu, "ABREAST", (0, 0))
+    single = solve_few(X, D, penalty, positive)
+    np.testing.assert_allclose(abreast.codes, single.codes, atol=1e-6)
+    np.testing.assert_allclose(abreast.energy, single.energy, atol=1e-8)
+    assert (abreast.n_iter == single.n_iter).double().mean() > 0.98
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_most_rows_are_solved_side_by_side(positive, left_by_lanes):
+    """All but few; those that wait for others of their like are no more than a third."""
+    X, D = tensors(2000, 8, 16, 3, seed=91, positive=positive, dtype=torch.float32)
+    found = solve_few(X, D, torch.full((16,), 0.1), positive)
+    first, early, late = left_by_lanes
+    assert first[0] + early[0] == 2000
+    assert late[0] == early[1] <= 700
+    assert first[1] + late[1] <= 60
+    assert (found.gap <= 1e-9 * 0.5 * X.double().square().sum(1)).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("n_components", [10, 16, 29])
+def test_rows_side_by_side_do_not_matter_to_each_other(
+    n_components, positive, left_by_lanes, monkeypatch
+):
+    """To the last bit, in any order, in any number of threads, and alone.
+
+    Products with the rows that are left to other loops are not as exact.
+    """
+    monkeypatch.setattr(cpu, "_many", lambda *args: None)
+    shape = Shape(300, 8, n_components)
+    X, D, penalty = few_rows(shape, positive=positive)
+    whole = solve_few(X, D, penalty, positive)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(6))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(cpu, "CHUNK", 101 * n_components)
+    mixed = solve_few(X[order], D, penalty, positive)
+    alone = [solve_few(X[i : i + 1], D, penalty, positive) for i in range(40)]
+    for name in ("codes", "gap", "energy", "n_iter"):
+        expected = getattr(whole, name)
+        assert torch.equal(getattr(mixed, name), expected[order])
+        assert torch.equal(torch.cat([getattr(a, name) for a in alone]), expected[:40])
+
+
+def test_a_limit_of_steps_is_kept_side_by_side(left_by_lanes):
+    X, D, penalty = few_rows(Shape(100, 8, 16, share=1e-2), positive=True)
+    found = solve_few(X, D, penalty, True, max_steps=2)
+    assert found.n_iter.max() == 2
+    assert ((found.codes != 0).sum(1) <= 2).all()
+    assert left_by_lanes
 
 
 def test_two_solves_in_two_threads():

@@ -14,8 +14,11 @@ from .cpu_chunks import in_chunks
 from .cpu_few_atoms import few_atoms
 from .cpu_few_pursuit import few_pursuit
 from .cpu_few_state import DEPTH, FEW, block, few
+from .cpu_lane_active import active, penalised
+from .cpu_lane_lasso import lane_lasso
 from .cpu_lane_pursuit import lane_pursuit
 from .cpu_lane_state import abreast, lanes
+from .cpu_lane_vectors import permutes
 from .cpu_pursuit import pursuit as _pursuit
 from .cpu_replacement import replacement as _replacement
 from .cpu_stages import stages as _stages
@@ -28,6 +31,10 @@ CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrup
 TOGETHER = 256  # rows whose products with all atoms are made at once
 PART = 16  # rows of these that a thread takes at a time
 ALIASED = 4096  # bytes; rows so far apart share the same places in the first cache
+ABREAST = 32, 256  # atoms and features up to which the lasso of rows side by side is faster
+SOME, MOST = 64, 0.8  # rows of a chunk side by side stop after as many steps as this share of the
+SOON = 8  # first ones took, if they were no more than so many
+DEEPEST = 16  # most atoms that are added to rows side by side, at most DEPTH
 ROUGH = 0.02  # rounded products look for violations above this share of the penalty
 
 
@@ -86,17 +93,53 @@ def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
 def _few(
     given: tuple[Any, ...], gram: Tensor | None, warm: bool, max_steps: int, out: tuple[Any, ...]
 ) -> None:
-    """All atoms in vectors; the rows that this leaves one after the other."""
+    """Rows side by side, then those that this leaves with all atoms in vectors, then the rest."""
     rows, atoms, prices, *options = given
     problem = few(atoms, prices, options[0])
+    side_by_side = _few_lasso(given, max_steps, out)
 
     def solve(chunk: np.ndarray) -> np.ndarray:
-        return few_atoms(chunk, rows, problem, block(problem), *options, max_steps, *out)
+        chunk = side_by_side(chunk)
+        if len(chunk):  # otherwise there is nothing to be compiled for
+            chunk = few_atoms(chunk, rows, problem, block(problem), *options, max_steps, *out)
+        return chunk
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
         _many((rows, *given[1:]), gram, False, max_steps, out)
 
     _and_the_rest(solve, many, rows, out)
+
+
+def _few_lasso(
+    given: tuple[Any, ...], max_steps: int, out: tuple[Any, ...]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows of float32 side by side, which leaves some.
+
+    Sixteen rows take as many steps as the slowest of them. So after as many as most of the first
+    rows took, those that are not done wait, and start again among their like: this does not
+    change their answers.
+    """
+    rows, atoms, prices, ridge, positive, eps = given
+    fits = atoms.shape[0] <= ABREAST[0] and atoms.shape[1] <= ABREAST[1]
+    served = rows.dtype == np.float32 and not ridge and (prices > 0).all()
+    if not (fits and served and permutes()):
+        return lambda chunk: chunk
+    tables, most, n_iter = penalised(atoms, prices), min(DEEPEST, max_steps), out[-1]
+
+    def solve(chunk: np.ndarray) -> np.ndarray:
+        room = active(tables)
+
+        def lasso(chunk: np.ndarray, most: int) -> np.ndarray:
+            return lane_lasso(chunk, rows, tables, room, most, positive, eps, *out)
+
+        some, others = chunk[:SOME], chunk[SOME:]
+        left = lasso(some, most)
+        usual = int(np.sort(n_iter[some])[int(MOST * (len(some) - 1))])
+        if len(others) and usual <= SOON:
+            others = lasso(others, min(usual, most))
+        return np.concatenate([left, lasso(others, most)])
+
+    return solve
 
 
 def _wide(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .cpu_jit import inlined
+from .cpu_lane_rows import look_up
 from .cpu_lane_state import DEPTH, FEW
-from .cpu_lane_vectors import pick
 from .cpu_vectors import (
     WIDTH,
     add,
@@ -14,7 +14,6 @@ from .cpu_vectors import (
     load,
     more_than,
     multiply,
-    splat,
     store,
     subtract,
     where,
@@ -23,16 +22,6 @@ from .cpu_vectors import (
 
 STEPS = 3  # most Newton steps of a row whose atoms are nearly dependent; others take one
 CLOSE = 0.01  # share of an atom's squared length below which the others nearly span it
-
-
-@inlined
-def look_up(table, place, n_components, e):
-    """Entry ``e`` of the table over atoms that begins at a place, each lane its own."""
-    v = pick(load(table, place), e)
-    for b in range(WIDTH, n_components, WIDTH):
-        beyond = at_least(e, splat(table.dtype.type(b)))
-        v = where(beyond, pick(load(table, place + b), e), v)
-    return v
 
 
 @inlined

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_jit import compiled, inlined
-from .cpu_lane_finish import CLOSE, look_up, polish
+from .cpu_lane_finish import CLOSE, polish
+from .cpu_lane_rows import look_up, multiply_rows, read
 from .cpu_lane_state import DEPTH, FEW, without_owners
-from .cpu_lane_vectors import columns, power_below
+from .cpu_lane_vectors import power_below
 from .cpu_vectors import (
     WIDTH,
     absolute,
@@ -24,7 +25,6 @@ from .cpu_vectors import (
     maximum,
     more_than,
     multiply,
-    plus,
     put,
     root,
     splat,
@@ -35,24 +35,6 @@ from .cpu_vectors import (
 )
 
 FLOOR = 10  # slopes of a row of length 1 below so many roundings are rounding
-
-
-@inlined
-def _read(X, row, busy, state):
-    """Sixteen rows, side by side; those that there are not are zeros."""
-    x, n_features, m = state.x, X.shape[1], 0
-    if busy == WIDTH:
-        for m in range(0, n_features - 3, 4):
-            a, b, c, d = columns(X, row * n_features + m, n_features)
-            store(x, m * WIDTH, a)
-            store(x, (m + 1) * WIDTH, b)
-            store(x, (m + 2) * WIDTH, c)
-            store(x, (m + 3) * WIDTH, d)
-    done = n_features // 4 * 4 if busy == WIDTH else 0
-    for m in range(done, n_features):
-        store(x, m * WIDTH, zeros(x))
-        for lane in range(busy):
-            put(x, m * WIDTH + lane, get(X, (row + lane) * n_features + m))
 
 
 @inlined
@@ -77,21 +59,9 @@ def _scale(state, n_features, floor):
 
 
 @inlined
-def _multiply(problem, state, n_features, n_components):
-    """Products of rows with all atoms, four at a time; tables are padded."""
-    atoms, x, slope = problem.atoms, state.x, state.slope
-    for j in range(0, n_components, 4):
-        a, b, c, d = zeros(x), zeros(x), zeros(x), zeros(x)
-        for m in range(n_features):
-            v, place = load(x, m * WIDTH), m * FEW + j
-            a = plus(a, get(atoms, place), v)
-            b = plus(b, get(atoms, place + 1), v)
-            c = plus(c, get(atoms, place + 2), v)
-            d = plus(d, get(atoms, place + 3), v)
-        store(slope, j * WIDTH, a)
-        store(slope, (j + 1) * WIDTH, b)
-        store(slope, (j + 2) * WIDTH, c)
-        store(slope, (j + 3) * WIDTH, d)
+def _begin(problem, state, n_features, n_components):
+    """No atom is chosen."""
+    multiply_rows(problem.atoms, state.x, state.slope, n_features, n_components)
     for j in range(n_components):
         store(state.left, j * WIDTH, splat(get(problem.lengths, j)))
 
@@ -268,9 +238,9 @@ def lane_pursuit(rows, X, problem, state, most, positive, ols, eps, codes, energ
     left, n_left = np.empty(len(rows), np.int64), 0
     for start in range(0, len(rows), WIDTH):
         busy = min(WIDTH, len(rows) - start)
-        _read(x, rows[start], busy, state)
+        read(x, rows, start, busy, state.x)
         _scale(state, n_features, floor)
-        _multiply(problem, state, n_features, n_components)
+        _begin(problem, state, n_features, n_components)
         k, crossed = _pursue(problem, state, n_components, most, positive, ols, resolution)
         polish(problem, state, n_features, n_components, k)
         _write(state, rows[start], busy, crossed, k, out, energies, steps)

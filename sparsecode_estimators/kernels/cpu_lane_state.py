@@ -20,7 +20,7 @@ class Lanes(NamedTuple):
     ----------
     atoms : array of shape (n_features, FEW)
         ``Dᵀ``.
-    gram : array of shape (n_components, FEW)
+    gram : array of shape (FEW, FEW)
         ``DDᵀ``.
     lengths : array of shape (FEW,)
         Its diagonal.
@@ -73,16 +73,28 @@ class Abreast(NamedTuple):
     energy: np.ndarray
 
 
+def vectors(counts: dict[str, int], dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Room for so many vectors each.
+
+    They begin where lines of the cache do: others would take two accesses each.
+    """
+    line, size = 64, dtype.itemsize * WIDTH
+    room = np.empty(sum(counts.values()) * size + line, np.uint8)
+    begin, rooms = -room.ctypes.data % line, {}
+    for name, count in counts.items():
+        rooms[name] = room[begin : begin + count * size].view(dtype)
+        begin += count * size
+    return rooms
+
+
 def lanes(D: np.ndarray) -> Lanes:
     """Pad a problem."""
     n_components, n_features = D.shape
     atoms = np.zeros((n_features, FEW), D.dtype)
     atoms[:, :n_components] = D.T
-    gram = np.zeros((n_components, FEW), D.dtype)
-    gram[:, :n_components] = D.astype(np.float64) @ D.T.astype(np.float64)
-    lengths = np.zeros(FEW, D.dtype)
-    lengths[:n_components] = gram.diagonal()
-    return Lanes(atoms, gram, lengths)
+    gram = np.zeros((FEW, FEW), D.dtype)
+    gram[:n_components, :n_components] = D.astype(np.float64) @ D.T.astype(np.float64)
+    return Lanes(atoms, gram, gram.diagonal().copy())
 
 
 def abreast(problem: Lanes) -> Abreast:
@@ -91,11 +103,9 @@ def abreast(problem: Lanes) -> Abreast:
     sizes = {"x": n_features, "rest": n_features, "slope": FEW, "left": FEW}
     sizes |= {"basis": DEPTH * FEW, "mix": DEPTH * DEPTH}
     sizes |= dict.fromkeys(("atom", "code", "share", "error"), DEPTH)
-    sizes |= dict.fromkeys(("scale", "size", "close", "floor", "energy"), 1)
-    dtype = problem.gram.dtype
-    room = {name: np.empty(size * WIDTH, dtype) for name, size in sizes.items()}
-    room["energy"] = np.empty(WIDTH)
-    return Abreast(**room)
+    sizes |= dict.fromkeys(("scale", "size", "close", "floor"), 1)
+    wide = vectors({"energy": 1}, np.dtype(np.float64))
+    return Abreast(**vectors(sizes, problem.gram.dtype), **wide)
 
 
 @inlined

@@ -5,9 +5,12 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from .cpu_vectors import WIDTH, Vector
+
+_IN_TURN = ("contract", "nsz", "nnan")  # as elsewhere, but sums must not be regrouped
 
 
 def _shuffle(builder, a, b, places):
@@ -52,6 +55,20 @@ def columns(_, array, place, step):
 
 
 @intrinsic
+def in_turn(_, total, a, b):
+    """``total + a·b``, for sums whose last digit must not depend on how many zeros follow.
+
+    Other sums may be regrouped, which LLVM does by fours where it unrolls a loop.
+    """
+
+    def codegen(context, builder, signature, args):
+        product = builder.fmul(*args[1:], flags=_IN_TURN)
+        return builder.fadd(args[0], product, flags=_IN_TURN)
+
+    return total(total, a, b), codegen
+
+
+@intrinsic
 def power_below(_, vector):
     """The largest powers of two that are not above numbers of float32; 0 for 0 and subnormal ones.
 
@@ -67,6 +84,11 @@ def power_below(_, vector):
     return vector(vector), codegen
 
 
+def permutes(context=cpu_target.target_context) -> bool:
+    """Whether the processor has an instruction for :func:`pick`."""
+    return "+avx512f" in context.codegen().magic_tuple()[-1]
+
+
 @intrinsic
 def pick(_, vector, places):
     """The numbers of float32 in these places of the vector, whole ones that count modulo ``WIDTH``.
@@ -79,7 +101,7 @@ def pick(_, vector, places):
         whole = ir.VectorType(number, WIDTH)
         last = ir.Constant(whole, [WIDTH - 1] * WIDTH)
         numbers = builder.and_(builder.fptosi(args[1], whole), last)
-        if "+avx512f" in context.codegen().magic_tuple()[-1]:
+        if permutes(context):
             kind = ir.FunctionType(args[0].type, [args[0].type, whole])
             name = "llvm.x86.avx512.permvar.sf.512"
             function = cgutils.get_or_insert_function(builder.module, kind, name)
@@ -92,3 +114,32 @@ def pick(_, vector, places):
         return result
 
     return vector(vector, places), codegen
+
+
+@intrinsic
+def tagged(_, vector, number):
+    """Numbers of float32 whose last six bits are those of another: they come along in a maximum.
+
+    They change by less than one part in 10⁵.
+    """
+
+    def codegen(context, builder, signature, args):
+        whole = ir.VectorType(ir.IntType(32), WIDTH)
+        kept, brought = (builder.bitcast(a, whole) for a in args)
+        others = ir.Constant(whole, [0xFFFFFFC0] * WIDTH)
+        return builder.bitcast(builder.or_(builder.and_(kept, others), brought), args[0].type)
+
+    return vector(vector, vector), codegen
+
+
+@intrinsic
+def tag(_, vector):
+    """The numbers that came along, see :func:`tagged`, as float32."""
+
+    def codegen(context, builder, signature, args):
+        whole = ir.VectorType(ir.IntType(32), WIDTH)
+        last = ir.Constant(whole, [0x3F] * WIDTH)
+        number = builder.and_(builder.bitcast(args[0], whole), last)
+        return builder.sitofp(number, args[0].type)
+
+    return vector(vector), codegen

@@ -1,0 +1,338 @@
+"""The lasso over few atoms, sixteen rows side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .cpu_jit import compiled, inlined
+from .cpu_lane_active import BEYOND, without_owners
+from .cpu_lane_certificate import certify, times_inverse
+from .cpu_lane_rows import look_up, multiply_rows, read
+from .cpu_lane_state import DEPTH, FEW
+from .cpu_lane_vectors import in_turn, tag, tagged
+from .cpu_vectors import (
+    WIDTH,
+    absolute,
+    add,
+    at_least,
+    bare,
+    bits,
+    both,
+    divide,
+    equal,
+    get,
+    load,
+    lowest,
+    maximum,
+    more_than,
+    multiply,
+    put,
+    splat,
+    store,
+    subtract,
+    where,
+    zeros,
+)
+
+TOL = 4  # an atom is violated by more than this many roundings of the largest product
+SPANNED = 1e-3  # share of a newcomer's squared length below which the active atoms span it
+SMALLEST, LARGEST = 1e-25, 1e25  # products between which nothing under- or overflows
+
+
+@inlined
+def _begin(problem, state, n_features, width, tol):
+    """No atom is active."""
+    multiply_rows(problem.atoms, state.x, state.products, n_features, width)
+    top, none = zeros(state.x), zeros(state.x)
+    kind = state.x.dtype.type
+    for j in range(width):
+        top = maximum(top, absolute(load(state.products, j * WIDTH)))
+    usual = both(at_least(splat(kind(LARGEST)), top), at_least(top, splat(kind(SMALLEST))))
+    odd = more_than(where(usual, none, top), none)
+    store(state.limit, 0, where(odd, splat(kind(BEYOND)), multiply(top, splat(tol))))
+    store(state.lost, 0, where(odd, splat(kind(1)), none))
+    store(state.size, 0, none)
+    store(state.dropped, 0, none)
+
+
+@inlined
+def _violation(problem, j, slope, turned):
+    """By how much a slope exceeds its penalty, tagged with its atom."""
+    size = maximum(slope, multiply(slope, turned))
+    gain = subtract(size, splat(get(problem.penalty, j)))
+    return tagged(gain, splat(get(problem.bits, j)))
+
+
+@inlined
+def _most_violated(problem, state, t, width, turned):
+    """The largest violation above the limit, tagged with its atom."""
+    products, column = state.products, state.column
+    best = load(state.limit, 0)
+    for j in range(0, width, 4):
+        a, b = load(products, j * WIDTH), load(products, (j + 1) * WIDTH)
+        c, d = load(products, (j + 2) * WIDTH), load(products, (j + 3) * WIDTH)
+        for i in range(t):
+            code, place = load(state.code, i * WIDTH), (i * width + j) * WIDTH
+            less = subtract(zeros(state.code), code)
+            a = in_turn(a, less, load(column, place))
+            b = in_turn(b, less, load(column, place + WIDTH))
+            c = in_turn(c, less, load(column, place + 2 * WIDTH))
+            d = in_turn(d, less, load(column, place + 3 * WIDTH))
+        a, b = _violation(problem, j, a, turned), _violation(problem, j + 1, b, turned)
+        c, d = _violation(problem, j + 2, c, turned), _violation(problem, j + 3, d, turned)
+        best = maximum(best, maximum(maximum(a, b), maximum(c, d)))
+    return best
+
+
+@inlined
+def _of_newcomer(problem, table, place, width, e):
+    """Entry ``e`` of the vectors over atoms that begin at a place."""
+    found = zeros(table)
+    for j in range(width):
+        here = equal(e, splat(get(problem.number, j)))
+        found = where(here, load(table, place + j * WIDTH), found)
+    return found
+
+
+@inlined
+def _span(problem, state, t, width, e):
+    """The mix of active atoms that comes nearest to the newcomer.
+
+    Returns its squared length, and the slope of the newcomer.
+    """
+    slope = _of_newcomer(problem, state.products, 0, width, e)
+    for i in range(t):
+        near = _of_newcomer(problem, state.column, i * width * WIDTH, width, e)
+        store(state.near, i * WIDTH, near)
+        less = subtract(zeros(state.code), load(state.code, i * WIDTH))
+        slope = in_turn(slope, less, near)
+    length = zeros(state.near)
+    for i in range(t):
+        v = times_inverse(state, i, t)
+        store(state.mix, i * WIDTH, v)
+        length = in_turn(length, v, load(state.near, i * WIDTH))
+    return length, slope
+
+
+@inlined
+def _border(state, t, scale):
+    """The inverse with the newcomer in slot ``t``: of a block matrix, by its Schur complement."""
+    inverse = state.inverse
+    for i in range(t):
+        w = multiply(load(state.mix, i * WIDTH), scale)
+        for u in range(i + 1):
+            place = (i * DEPTH + u) * WIDTH
+            h = add(load(inverse, place), multiply(w, load(state.mix, u * WIDTH)))
+            store(inverse, place, h)
+        store(inverse, (t * DEPTH + i) * WIDTH, subtract(zeros(inverse), w))
+    store(inverse, (t * DEPTH + t) * WIDTH, scale)
+
+
+@inlined
+def _enter(problem, state, t, width, best):
+    """Put the newcomers in slot ``t``. Returns the errors of their slopes."""
+    kind, none = state.code.dtype.type, zeros(state.code)
+    one, limit = splat(kind(1)), load(state.limit, 0)
+    some = more_than(best, limit)
+    e = where(some, tag(best), none)
+    length = look_up(problem.lengths, 0, width, e)
+    spanned, slope = _span(problem, state, t, width, e)
+    left = subtract(length, spanned)
+    enough = more_than(left, multiply(splat(kind(SPANNED)), length))
+    lost = where(enough, none, where(some, one, none))
+    store(state.lost, 0, maximum(load(state.lost, 0), lost))
+    store(state.limit, 0, maximum(limit, multiply(lost, splat(kind(BEYOND)))))
+    some = both(some, enough)
+    sign = where(some, where(more_than(slope, none), one, splat(kind(-1))), none)
+    store(state.atom, t * WIDTH, e)
+    store(state.sign, t * WIDTH, sign)
+    store(state.code, t * WIDTH, none)
+    store(state.size, 0, add(load(state.size, 0), where(some, one, none)))
+    _border(state, t, where(some, divide(one, where(some, left, one)), none))
+    for j in range(width):
+        store(state.column, (t * width + j) * WIDTH, look_up(problem.gram, j * FEW, width, e))
+    price = look_up(problem.penalty, 0, width, e)
+    return where(some, subtract(slope, multiply(sign, price)), none)
+
+
+@inlined
+def _any_crossed(state, t, error):
+    """Whether a code of some row would not keep its sign."""
+    least = zeros(state.code)
+    for i in range(t):
+        step = multiply(error, load(state.inverse, (t * DEPTH + i) * WIDTH))
+        code = add(load(state.code, i * WIDTH), step)
+        against = multiply(code, load(state.sign, i * WIDTH))
+        least = maximum(least, subtract(zeros(state.code), against))
+    return bits(more_than(least, zeros(state.code))) != 0
+
+
+@inlined
+def _reach(state, t, error):
+    """How far codes go until the first changes its sign, at most 1, and its slot, or -1."""
+    kind, none = state.code.dtype.type, zeros(state.code)
+    one = splat(kind(1))
+    share, out, slot = one, splat(kind(-1)), none
+    for i in range(t):
+        code, sign = load(state.code, i * WIDTH), load(state.sign, i * WIDTH)
+        step = multiply(error, load(state.inverse, (t * DEPTH + i) * WIDTH))
+        inward = more_than(none, multiply(step, sign))
+        ratio = divide(code, where(inward, subtract(none, step), one))
+        sooner = both(inward, more_than(share, ratio))
+        share, out = where(sooner, ratio, share), where(sooner, slot, out)
+        slot = add(slot, one)
+    return share, out
+
+
+@inlined
+def _drop(state, t, out):
+    """Empty the slots ``out`` of the inverse: the Schur complement again, the other way round."""
+    inverse, none = state.inverse, zeros(state.inverse)
+    one, slot, pivot = splat(inverse.dtype.type(1)), none, none
+    for i in range(t + 1):
+        found, other = none, none
+        for u in range(t):
+            place = (max(i, u) * DEPTH + min(i, u)) * WIDTH
+            found = where(equal(out, other), load(inverse, place), found)
+            other = add(other, one)
+        here = equal(out, slot)
+        pivot = where(here, found, pivot)
+        store(state.near, i * WIDTH, found)
+        store(state.mix, i * WIDTH, where(here, none, one))
+        slot = add(slot, one)
+    scale = divide(one, where(more_than(pivot, none), pivot, one))
+    for i in range(t + 1):
+        kept = load(state.mix, i * WIDTH)
+        v = multiply(load(state.near, i * WIDTH), scale)
+        for u in range(i + 1):
+            place = (i * DEPTH + u) * WIDTH
+            h = subtract(load(inverse, place), multiply(v, load(state.near, u * WIDTH)))
+            store(inverse, place, multiply(multiply(h, kept), load(state.mix, u * WIDTH)))
+
+
+@inlined
+def _drop_crossed(state, t, error):
+    """Go as far as all codes keep their signs, and drop the one that vanishes first.
+
+    Returns the errors of the newcomers' slopes that are left.
+    """
+    share, out = _reach(state, t, error)
+    step, none, slot = multiply(share, error), zeros(state.code), zeros(state.code)
+    _go(state, t, step)
+    crossed = where(at_least(out, none), splat(state.code.dtype.type(1)), none)
+    store(state.dropped, 0, maximum(load(state.dropped, 0), crossed))
+    for i in range(t):
+        gone = equal(out, slot)
+        store(state.code, i * WIDTH, where(gone, none, load(state.code, i * WIDTH)))
+        store(state.sign, i * WIDTH, where(gone, none, load(state.sign, i * WIDTH)))
+        slot = add(slot, splat(state.code.dtype.type(1)))
+    _drop(state, t, out)
+    return subtract(error, step)
+
+
+@inlined
+def _go(state, t, step):
+    """Change codes so that only the newcomer's slope changes: along its row of the inverse."""
+    for i in range(t + 1):
+        h = load(state.inverse, (t * DEPTH + i) * WIDTH)
+        store(state.code, i * WIDTH, add(load(state.code, i * WIDTH), multiply(step, h)))
+
+
+@inlined
+def _descend(problem, state, width, most, positive):
+    """Active atoms and codes of sixteen rows.
+
+    Returns how many slots are in use, and as bits the rows that want more of them.
+    """
+    kind = state.code.dtype.type
+    turned = splat(kind(1) if positive else kind(-1))
+    for t in range(most + 1):
+        best = _most_violated(problem, state, t, width, turned)
+        wanting = bits(more_than(best, load(state.limit, 0)))
+        if wanting == 0 or t == most:
+            return t, wanting
+        error = _enter(problem, state, t, width, best)
+        while _any_crossed(state, t, error):
+            error = _drop_crossed(state, t, error)
+        _go(state, t, error)
+    return most, 0
+
+
+@inlined
+def _write(state, rows, start, busy, bad, k, codes, gap, energy, n_iter):
+    """What was found, and zeros as codes of rows that are left.
+
+    Slot by slot, whatever their number in a row, from the last one on: slots beyond those of a row
+    put zeros where its codes then overwrite them. Rows that dropped atoms are written again in the
+    order in which atoms came in, as an atom may have come back.
+    """
+    n_components, nothing = codes.shape[1], codes.dtype.type(0)
+    for i in range(k - 1, -1, -1):
+        for lane in range(busy):
+            place, row = i * WIDTH + lane, rows[start + lane]
+            code = get(state.code, place) if get(state.kept, lane) > 0 else nothing
+            put(codes, row * n_components + int(get(state.atom, place)), code)
+    for lane in range(busy):
+        row, size = rows[start + lane], int(get(state.size, lane))
+        put(n_iter, row, size)
+        put(gap, row, get(state.exact, lane))
+        put(energy, row, get(state.exact, WIDTH + lane))
+    again = bits(more_than(load(state.dropped, 0), zeros(state.dropped))) & ~bad
+    again &= (1 << busy) - 1
+    while again:
+        lane = lowest(again)
+        again &= again - 1
+        row = rows[start + lane]
+        for i in range(int(get(state.size, lane))):
+            place = i * WIDTH + lane
+            put(codes, row * n_components + int(get(state.atom, place)), get(state.code, place))
+
+
+@compiled
+def lane_lasso(rows, X, problem, state, most, positive, eps, codes, gap, energy, n_iter):
+    r"""Minimise :math:`\tfrac12\|x-sD\|^2 + \sum_j p_j|s_j|`.
+
+    An active set as in :func:`~.cpu_few_atoms.few_atoms`, with the inverse of the active atoms'
+    Gram matrix. A row's numbers meet only those of the dictionary, so that its answer does not
+    depend on the fifteen rows beside it.
+
+    Parameters
+    ----------
+    rows : int array
+        In ascending order.
+    problem : Penalised
+        All penalties above zero.
+    state : Active
+        Room to work in.
+    most : int
+        Most atoms that are added to a row, at most ``DEPTH``.
+    others
+        As in :func:`~.cpu_few_atoms.few_atoms`; ``codes`` holds zeros.
+
+    Returns
+    -------
+    int array
+        Rows that are left: they want more atoms, or nearly dependent ones, or their gap is not
+        small. Their ``n_iter`` is the atoms that were added.
+    """
+    problem, state = without_owners(problem, state)
+    x, out, gaps, energies, steps = bare(X), bare(codes), bare(gap), bare(energy), bare(n_iter)
+    n_features, width = X.shape[1], -(-codes.shape[1] // 4) * 4
+    kind = state.x.dtype.type
+    tol = kind(TOL * eps)
+    left, n_left = np.empty(len(rows), np.int64), 0
+    for start in range(0, len(rows), WIDTH):
+        busy = min(WIDTH, len(rows) - start)
+        read(x, rows, start, busy, state.x)
+        _begin(problem, state, n_features, width, tol)
+        k, bad = _descend(problem, state, width, most, positive)
+        bad |= certify(problem, state, n_features, width, k, positive)
+        bad &= (1 << busy) - 1
+        for lane in range(WIDTH):
+            put(state.kept, lane, kind(0) if bad >> lane & 1 else kind(1))
+        _write(state, rows, start, busy, bad, k, out, gaps, energies, steps)
+        while bad:
+            left[n_left] = rows[start + lowest(bad)]
+            bad &= bad - 1
+            n_left += 1
+    return left[:n_left]
