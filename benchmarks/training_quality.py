@@ -188,5 +188,5 @@ def main() -> None:
     write("_".join(parts), lines)
 
 
-if __who_ == "__main__":
+if __name__ == "__main__":
     main()
