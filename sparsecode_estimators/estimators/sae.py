@@ -47,7 +47,9 @@ class SAEEncoder(BaseSparseEncoder):
         Known dictionary, kept fixed: only the encoder is trained. A callable gets
         ``(n_components, n_features)`` and returns the array.
     dict_init : array-like of shape (n_components, n_features) or None, default=None
-        Where the dictionary starts, brought to unit norm. None: at random rows.
+        Where the dictionary starts, brought to unit norm. None: at random rows. The encoder
+        starts at the same directions, for k-sparse codes scaled by least squares so that
+        reconstructions have the right length.
     objective : {"reconstruction", "codes", "targets"}, default="reconstruction"
         "codes": learn from known codes, ``fit(X, codes)``, by ``½‖s_true − s‖²``; the
         dictionary is then the least-squares one, unless it is given. "targets": codes of X
