@@ -15,9 +15,10 @@ from .optimizers import Optimizer
 
 # steps between two questions to a device, which has to finish its work for an answer
 LOOK_EVERY = defaultdict(lambda: 100, cpu=1)
-# Rows by which dead latents find a place. A regression on many more gives them codes so small
-# that they never are among the largest. All rows if there are hardly more.
-REVIVAL_ROWS, FEW_ROWS = 512, 1024
+# Rows by which dead latents find a place: for each weight of a latent, least, most. A regression on
+# many gives them codes so small that they never are among the largest, one on fewer than
+# there are weights has no limits. All rows if there are hardly more.
+ROWS_FOR_WEIGHT, LEAST_ROWS, MOST_ROWS, FEW_ROWS = 4, 512, 8192, 1024
 KNOWN_ROWS = 8192  # the same, by known codes
 
 
@@ -132,7 +133,7 @@ class DeadLatents:
         if known_codes:
             fit_latents(model, sources, dead, alpha)
         else:
-            x, *targets = _rows_to_explain(sources, generator)
+            x, *targets = _rows_to_explain(sources, model.weights[-1].shape[1], generator)
             residual = (targets[0] if targets else x) - model(x)
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
@@ -155,10 +156,13 @@ def _draw_atoms(
     dictionary[dead] = disturbed(unit(residual[drawn.to(residual.device)]), generator)
 
 
-def _rows_to_explain(sources: tuple[Rows, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+def _rows_to_explain(
+    sources: tuple[Rows, ...], n_weights: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
     few = len(sources[0]) <= FEW_ROWS
     phase = 0.0 if few else torch.rand((), generator=generator).item()
-    return samples(sources, FEW_ROWS if few else REVIVAL_ROWS, phase)
+    limit = min(max(ROWS_FOR_WEIGHT * n_weights, LEAST_ROWS), MOST_ROWS)
+    return samples(sources, FEW_ROWS if few else limit, phase)
 
 
 def fit_latents(

@@ -248,14 +248,22 @@ def fit_length_(model: SparseAutoencoder, x: Tensor) -> None:
     tied = model.is_factored and len(model.weights) == 1
     if not tied or not isinstance(activation, TopK | BatchTopK):
         return
-    largest = TopK(activation.k, signed=isinstance(activation, TopK) and activation.signed)
     agreement = size = 0.0
     for rows in x.split(LENGTH_BATCH):
-        parts = largest(model.pre_activations(rows)) @ model.dictionary
+        parts = _first_codes(activation, model.pre_activations(rows)) @ model.dictionary
         agreement += (parts * (rows - model.offset)).sum(dtype=torch.float64).item()
         size += parts.square().sum(dtype=torch.float64).item()
     if agreement > 0:
         model.weights[0].mul_(agreement / size)
+
+
+def _first_codes(activation: TopK | BatchTopK, pre: Tensor) -> Tensor:
+    """Those of the first step, which of a batch are not those of its rows."""
+    if isinstance(activation, TopK):
+        return activation(pre)
+    wanted = min(activation.k * len(pre), pre.numel())
+    least = pre.flatten().topk(wanted).values[-1]
+    return torch.where(pre >= least, pre.relu(), 0.0)
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:

@@ -44,8 +44,8 @@ def count_flops(
     - Training of an encoder is its products in each epoch that ran, with sparse products where
       training uses them (by the mean number of active latents of the epoch), the auxiliary
       loss of dead latents (by their number at its end), and for each step 12 operations a
-      parameter of Adam (8 of sign descent) and the scaling of the atoms. Starting dead latents
-      again is left out. Dictionary learning has counted itself while it ran.
+      parameter of Adam (8 of sign descent) and the scaling of the atoms. The start, also that
+      of dead latents, is left out. Dictionary learning has counted itself while it ran.
 
     **"paper"** are the formulas of O'Neill et al., to the digit, with N = n_components,
     M = n_features, B samples, T iterations, h hidden units and ℓ = 1 if the iterations learn
