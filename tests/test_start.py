@@ -7,9 +7,11 @@ from scipy.optimize import minimize_scalar
 
 from sparsecode_estimators import SAEEncoder
 from sparsecode_estimators.estimators.arrays import Rows
-from sparsecode_estimators.learning.activations import BatchTopK, ReLU, TopK
+from sparsecode_estimators.learning.activations import BatchTopK, JumpReLU, ReLU, TopK
 from sparsecode_estimators.learning.batches import samples
+from sparsecode_estimators.learning.dead import DeadLatents
 from sparsecode_estimators.learning.encoders import SparseAutoencoder, fit_length_
+from sparsecode_estimators.learning.optimizers import Adam
 
 
 def alike(n, seed):
@@ -27,10 +29,10 @@ def tied(activation, x, sizes=()):
     return SparseAutoencoder(weights, biases, D, torch.full((20,), 0.1), activation)
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_no_other_length_reconstructs_better(signed):
+@pytest.mark.parametrize("activation", [TopK(4), TopK(4, signed=True), ReLU()])
+def test_no_other_length_reconstructs_better(activation):
     x = alike(400, seed=221)
-    model = tied(TopK(4, signed=signed), x)
+    model = tied(activation, x)
     model.weights[0].data *= 7  # wherever it is
     fit_length_(model, x)
 
@@ -57,10 +59,23 @@ def test_of_a_batch_its_largest_codes_count():
     assert ((parts * left).sum() / parts.square().sum()).item() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize(("activation", "sizes"), [(ReLU(), ()), (TopK(4), (30,))])
-def test_other_encoders_stay_as_they_are(activation, sizes):
+@pytest.mark.parametrize("factor", [0.2, 1.0, 30.0])
+def test_thresholds_of_their_own_are_searched_for(factor):
+    """Fewer latents fire where codes are shorter, so one quotient is not enough."""
+    x = alike(400, seed=226)
+    model = tied(JumpReLU(torch.full((50,), 0.5).log(), 0.1), x)
+    model.weights[0].data *= factor
+    fit_length_(model, x)
+    with torch.no_grad():
+        codes = model.encode(x)
+        parts, left = codes @ model.dictionary, x - model.offset
+    assert 0 < (codes != 0).sum() < codes.numel() / 2
+    assert ((parts * left).sum() / parts.square().sum()).item() == pytest.approx(1, abs=0.2)
+
+
+def test_encoders_with_hidden_layers_stay_as_they_are():
     x = alike(100, seed=223)
-    model = tied(activation, x, sizes)
+    model = tied(TopK(4), x, sizes=(30,))
     before = [w.detach().clone() for w in model.weights]
     fit_length_(model, x)
     for now, then in zip(model.weights, before, strict=True):
@@ -78,15 +93,44 @@ def test_rows_that_say_nothing_change_nothing(x):
         assert torch.equal(model.weights[0], before)
 
 
-@pytest.mark.parametrize("activation", ["topk", "abs_topk", "batch_topk"])
+@pytest.mark.parametrize(
+    "activation", ["relu", "gated", "jumprelu", "topk", "abs_topk", "batch_topk"]
+)
 def test_a_few_steps_explain_rows_that_are_alike(activation):
     """Without the factor the first reconstructions are many times too long."""
     x = alike(2000, seed=225).numpy()
+    sparsity = {"n_nonzero_coefs": 8} if "topk" in activation else {}
     sae = SAEEncoder(
-        100, activation=activation, n_nonzero_coefs=8, max_iter=1, batch_size=500,
-        learning_rate_init=1e-4, random_state=0,
+        100, activation=activation, max_iter=1, batch_size=500, learning_rate_init=1e-4,
+        random_state=0, **sparsity,
     ).fit(x)  # fmt: skip
-    assert sae.score(x) > 0.5  # a batch has its codes where rows are long
+    # few latents with thresholds of their own fire so soon; a batch has its codes in long rows
+    assert sae.score(x) > (0 if activation == "jumprelu" else 0.5)
+
+
+@pytest.mark.parametrize("n_dead", [1, 40, 50])
+def test_latents_that_start_again_together_explain_what_is_left_once(n_dead):
+    x = alike(600, seed=227)
+    model = tied(ReLU(), x)
+    fit_length_(model, x)
+    silent = torch.zeros(50, dtype=torch.int64)
+    silent[:n_dead] = 1000
+    rows = Rows(x.numpy(), torch.float32, torch.device("cpu"))
+
+    @torch.no_grad()
+    def left():
+        codes = model.encode(x)
+        codes[:, :n_dead] = 0
+        return x - codes @ model.dictionary - model.offset
+
+    DeadLatents(silent, 1000, 1).revive(
+        model, (rows,), Adam.fresh(list(model.parameters())), torch.Generator().manual_seed(0),
+        learn_dictionary=True, known_codes=False, alpha=0.1,
+    )  # fmt: skip
+    with torch.no_grad():
+        error = x - model(x)
+    assert (error**2).sum() < 1.1 * (left() ** 2).sum()
+    assert (model.encode(x)[:, :n_dead] > 0).any(0).all()
 
 
 class OnDisk:

@@ -14,8 +14,8 @@ from sparsecode_estimators.metrics import aligned_corr_coef
 X, CODES, D = planted(400, 8, 16, 3, seed=40)
 TRAINED = [SAEEncoder, MLPEncoder, UnrolledEncoder]
 SMALL = {"max_iter": 5, "random_state": 0}
-# what has to be left of the first epoch's loss: steps of a solver start close to the end
-LEFT = {SAEEncoder: 0.5, MLPEncoder: 0.5, UnrolledEncoder: 0.75}
+# what may be left of the loss of the first epoch: what begins tied, or solved for, begins low
+LEFT = {SAEEncoder: 0.65, MLPEncoder: 0.5, UnrolledEncoder: 0.75}
 
 
 def activated(encoder, pre):
@@ -333,12 +333,12 @@ def test_learning_rates_fall_as_they_should(schedule):
 
 
 def test_sparsity_can_rise_slowly():
-    options = {"max_iter": 40, "random_state": 0, "sparsity_warmup": 0.5}
+    options = {"max_iter": 200, "random_state": 0, "sparsity_warmup": 0.5}
     for more in ({}, VARIANTS["topk"], VARIANTS["batch_topk"]):
         sae = SAEEncoder(16, **options, **more).fit(X)
         active = sae.history_["l0"]
         assert active[0] > 1.15 * active[-1]
-        assert (np.diff(active[20:]) < 1).all()
+        assert (np.diff(active[100:]) < 1).all()
     assert active[-1] == pytest.approx(3, abs=0.3)
 
 

@@ -125,7 +125,9 @@ class DeadLatents:
         its atoms.)
         The encoder is fitted to the codes that the residuals ask of these atoms, or to
         the known codes, so that the latents fire where they should; how is the module's
-        ``restart_``. Moments of the optimiser start again at zero.
+        ``restart_``. Where a row has as many codes as it likes, they are scaled together, so that
+        what all these latents reconstruct is no longer than the residual. Moments of the
+        optimiser start again at zero.
         """
         dead = torch.nonzero(self.mask).squeeze(1)
         if not len(dead):
@@ -138,6 +140,8 @@ class DeadLatents:
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
             wanted = (residual @ model.dictionary[dead].T).relu()
+            if model.activation.penalised:  # a k-sparse row takes few of them, others take all
+                wanted *= _shared_length(wanted @ model.dictionary[dead], residual)
             model.restart_(dead, x, wanted, alpha)
         own: list[Tensor] = [p for p, has_rows in model.encoder_parameters() if has_rows]
         optimizer.forget([*own, model.dictionary], dead)
@@ -154,6 +158,15 @@ def _draw_atoms(
     again = len(dead) > int((weight > 0).sum())
     drawn = torch.multinomial(weight, len(dead), replacement=again, generator=generator)
     dictionary[dead] = disturbed(unit(residual[drawn.to(residual.device)]), generator)
+
+
+def _shared_length(parts: Tensor, residual: Tensor) -> Tensor:
+    """At most 1: what latents that explain the same residual have to be scaled by.
+
+    Each explains it on its own, and a thousand of them would make it a thousand times as long.
+    """
+    size = parts.square().sum().clamp(min=torch.finfo(parts.dtype).tiny)
+    return ((parts * residual).sum() / size).clamp(max=1)
 
 
 def _rows_to_explain(

@@ -13,10 +13,11 @@ from torch.nn.functional import linear
 
 from ..kernels import sparse
 from ..kernels.sparse import Places
-from .activations import Activation, BatchTopK, Screen, TopK
+from .activations import Activation, BatchTopK, Screen
 from .codes import Sparse, Workspace
 
 LENGTH_ROWS, LENGTH_BATCH = 1024, 128  # by which the first reconstructions get their length
+LENGTH_ROUNDS, LENGTH_WITHIN = 6, 0.1  # of the search for it, and what it may be wrong by
 
 
 class Inputs(NamedTuple):
@@ -230,12 +231,15 @@ def initial_layers(
 
 @torch.no_grad()
 def fit_length_(model: SparseAutoencoder, x: Tensor) -> None:
-    r"""Scale a k-sparse encoder that starts tied, so that reconstructions have the right length.
+    r"""Scale an encoder that starts tied, so that reconstructions have the right length.
 
-    Of k atoms that point alike each code explains what the others do, too, and
-    :math:`\hat x = sD + b` is many times too long: training begins by taking that back. Codes are
-    proportional to the weights, so the best factor is that of least squares,
-    :math:`c = \sum (x-b)\cdot sD / \sum\|sD\|^2`. Other encoders stay as they are.
+    Of many atoms that point alike each code explains what the others do, too, and
+    :math:`\hat x = sD + b` is many times too long: training begins by taking that back. The factor
+    c of the weights is right if no other length of reconstructions is nearer to the rows,
+    :math:`\sum (x-b)\cdot sD = \sum\|sD\|^2`. Most codes are proportional to the weights, and
+    the quotient of these sums is c; with thresholds of their own fewer latents fire as c falls, so
+    that c lies between it and one, and is found by bisection of its logarithm. Encoders with
+    hidden layers, and unrolled ones, stay as they are.
 
     Parameters
     ----------
@@ -244,22 +248,36 @@ def fit_length_(model: SparseAutoencoder, x: Tensor) -> None:
     x : Tensor of shape (n, n_features)
         Some rows.
     """
-    activation = model.activation
-    tied = model.is_factored and len(model.weights) == 1
-    if not tied or not isinstance(activation, TopK | BatchTopK):
+    if not model.is_factored or len(model.weights) > 1:
         return
+    quotient = _length_quotient(model, x)
+    if not 0 < quotient < math.inf:
+        return
+    weight, change = model.weights[0], math.log(quotient)
+    low, high = sorted((change, 0.0))
+    weight.mul_(quotient)
+    for _ in range(LENGTH_ROUNDS):
+        quotient = _length_quotient(model, x)
+        if abs(quotient - 1) < LENGTH_WITHIN:
+            break
+        low, high = (change, high) if quotient > 1 else (low, change)
+        change, before = (low + high) / 2, change
+        weight.mul_(math.exp(change - before))
+
+
+def _length_quotient(model: SparseAutoencoder, x: Tensor) -> float:
+    """By what reconstructions would have to be multiplied; infinite if no latent fires."""
     agreement = size = 0.0
     for rows in x.split(LENGTH_BATCH):
-        parts = _first_codes(activation, model.pre_activations(rows)) @ model.dictionary
+        parts = _first_codes(model.activation, model.pre_activations(rows)) @ model.dictionary
         agreement += (parts * (rows - model.offset)).sum(dtype=torch.float64).item()
         size += parts.square().sum(dtype=torch.float64).item()
-    if agreement > 0:
-        model.weights[0].mul_(agreement / size)
+    return agreement / size if size else math.inf
 
 
-def _first_codes(activation: TopK | BatchTopK, pre: Tensor) -> Tensor:
+def _first_codes(activation: Activation, pre: Tensor) -> Tensor:
     """Those of the first step, which of a batch are not those of its rows."""
-    if isinstance(activation, TopK):
+    if not isinstance(activation, BatchTopK):
         return activation(pre)
     wanted = min(activation.k * len(pre), pre.numel())
     least = pre.flatten().topk(wanted).values[-1]
