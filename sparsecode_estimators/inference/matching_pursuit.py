@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .. import kernels
 from .problem import KSparse
-from .solution import Solution
+from .solution import Solution, from_kernel
 
 
 def omp(problem: KSparse, codes: Tensor | None, *, max_iter: int, tol: float | None) -> Solution:
@@ -69,14 +69,7 @@ def _pursue(problem: KSparse, codes: Tensor | None, max_iter: int, *, rule: str)
     converged = answer.n_iter < max_iter
     if not converged.all():  # with room for more atoms, the last one still helped
         converged |= (answer.codes != 0).sum(1) >= problem.k
-    return Solution(
-        codes=answer.codes,
-        gap=answer.gap.to(problem.X),
-        residual=answer.energy.to(problem.X),
-        n_iter=answer.n_iter,
-        converged=converged,
-        flops=_flops(problem, answer),
-    )
+    return from_kernel(answer, converged, _flops(problem, answer))
 
 
 def _flops(problem: KSparse, answer: kernels.Answer) -> int:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .. import kernels
 from .problem import KSparse
-from .solution import Solution
+from .solution import Solution, from_kernel
 
 
 def omp_replacement(
@@ -41,14 +41,7 @@ def omp_replacement(
         max_steps=max_iter,
         tol=tol or 0.0,
     )
-    return Solution(
-        codes=answer.codes,
-        gap=answer.gap.to(problem.X),
-        residual=answer.energy.to(problem.X),
-        n_iter=answer.n_iter,
-        converged=answer.n_iter < max_iter,
-        flops=_flops(problem, answer),
-    )
+    return from_kernel(answer, answer.n_iter < max_iter, _flops(problem, answer))
 
 
 def _flops(problem: KSparse, answer: kernels.Answer) -> int:

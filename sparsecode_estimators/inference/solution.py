@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels import Answer
 from ..kernels.least_squares import top_support
 from .problem import KSparse, Lasso
 from .support import minimise_on_support, newton_flops, towards
@@ -41,6 +42,12 @@ class Solution:
     n_iter: Tensor
     converged: Tensor
     flops: int = 0
+
+
+def from_kernel(answer: Answer, converged: Tensor, flops: int = 0) -> Solution:
+    """What a kernel says, in the type of its codes."""
+    gap, residual = answer.gap.to(answer.codes), answer.energy.to(answer.codes)
+    return Solution(answer.codes, gap, residual, answer.n_iter, converged, flops)
 
 
 def finish_k_sparse(problem: KSparse, codes: Tensor, n_iter: Tensor, flops: int) -> Solution:

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import kernels
 from .fista import fista
 from .problem import Lasso
-from .solution import Solution
+from .solution import Solution, from_kernel
 
 LARGEST_GRAM = 2**12  # atoms beyond which the Gram matrix is not worth its price
 
@@ -49,13 +49,8 @@ def working_set(
     """
     if codes is None:
         answer = _kernel(problem, slice(None), None, max_iter)
-        solution = Solution(
-            codes=answer.codes,
-            gap=answer.gap.to(problem.X),
-            residual=answer.energy.to(problem.X),
-            n_iter=answer.n_iter,
-            converged=torch.zeros(len(problem.X), dtype=torch.bool, device=problem.X.device),
-        )
+        unknown = torch.zeros(len(problem.X), dtype=torch.bool, device=problem.X.device)
+        solution = from_kernel(answer, unknown)
     else:
         solution = _certified(problem, codes, tol)
         rows = torch.nonzero(~solution.converged).squeeze(1)
