@@ -154,6 +154,36 @@ def test_every_make_of_the_codes_recovers(monkeypatch, batch_size, compiled):
     np.testing.assert_array_equal(coder.components_, clone(coder).fit(X).components_)
 
 
+@pytest.mark.parametrize("n_components", [16, 200])
+@pytest.mark.parametrize("alpha", [0.0, 1e-3, 0.2, 5.0])
+def test_alpha_falls_to_its_value(n_components, alpha):
+    X = torch.tensor(planted(300, 8, 12, 2, seed=1420)[0])
+    D = initial_dictionary(X, n_components, torch.Generator().manual_seed(0))
+    rules = dictionary.Rules(alpha)
+    half = 0.5 * dictionary.alpha_max(X, D, positive=True).median().item()
+    path = np.array(dictionary.annealing(X, D, rules, 50))
+    assert len(path) == 50
+    assert path[0] == pytest.approx(max(half, alpha))
+    np.testing.assert_allclose(path[39:], max(alpha, 1e-6 * half), rtol=1e-9)
+    assert (np.diff(path) <= 1e-12).all()
+    if alpha <= 1e-3:  # many atoms are coded with a small alpha in few rounds only
+        dear = (path[:40] < 0.05 * half).mean()
+        assert dear < 0.2 if n_components > 128 else dear > 0.3
+
+
+@pytest.mark.parametrize(("n_components", "restarts"), [(128, 16), (129, 1)])
+@pytest.mark.parametrize("batch_size", [None, 50])
+def test_restarts_are_for_few_atoms(n_components, restarts, batch_size):
+    X, _, _ = planted(150, 8, 12, 2, seed=1421)
+    options = {"max_iter": 2, "alpha": 0.3, "batch_size": batch_size, "random_state": 0}
+    usual, asked, other = (
+        SparseCodingEncoder(n_components, n_init=n, **options).fit(X) for n in ("auto", restarts, 3)
+    )
+    np.testing.assert_array_equal(usual.components_, asked.components_)
+    assert usual.n_steps_ == asked.n_steps_
+    assert usual._flops == asked._flops != other._flops
+
+
 @pytest.mark.parametrize("positive", [False, True])
 def test_inertia_saves_rounds(monkeypatch, positive):
     """At a fixed alpha, from the same start, the objective falls faster."""

@@ -118,7 +118,7 @@ def test_noise_and_a_wrong_alpha():
 @pytest.mark.slow
 def test_many_atoms_in_few_rounds():
     X, codes, _ = planted(10_000, 64, 200, 6, seed=1200)
-    coder = SparseCodingEncoder(200, n_init=1, max_iter=30, random_state=0).fit(X[:8000])
+    coder = SparseCodingEncoder(200, max_iter=30, random_state=0).fit(X[:8000])
     assert mean_corr_coef(codes[8000:], coder.transform(X[8000:])) >= 0.99
 
 

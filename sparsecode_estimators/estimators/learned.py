@@ -11,7 +11,14 @@ from torch import Tensor
 
 from ..learning.atoms import ATOM_UPDATES, initial_dictionary, unit
 from ..learning.batches import epoch
-from ..learning.dictionary import Rules, annealing, fresh_starts, learn_dictionary, resumed_start
+from ..learning.dictionary import (
+    Rules,
+    annealing,
+    fresh_starts,
+    learn_dictionary,
+    resumed_start,
+    usual_restarts,
+)
 from ..learning.online import (
     Moments,
     Online,
@@ -182,7 +189,7 @@ class DictionaryLearner(BaseSparseCoder):
                 alphas = [self.alpha_] * self.max_iter
             else:
                 D = self._initial(x, initial, work, generator)
-                starts = fresh_starts(x, D, self._rules(), self.n_init, generator)
+                starts = fresh_starts(x, D, self._rules(), self._restarts(D), generator)
                 alphas = annealing(x, D, self._rules(), self.max_iter)
             best, curve = learn_dictionary(x, starts, alphas, self._rules(), self._report)
         self._store(best.D, mean + best.offset, rows)
@@ -225,7 +232,7 @@ class DictionaryLearner(BaseSparseCoder):
         x = work.sample(SAMPLE_ROWS)
         offset = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
         D = self._initial(x - offset, initial, work, generator)
-        return begin(x - offset, D, offset, self._rules(), self.n_init, generator)
+        return begin(x - offset, D, offset, self._rules(), self._restarts(D), generator)
 
     def _initial(
         self, x: Tensor, initial: np.ndarray | None, work: Rows, generator: torch.Generator
@@ -239,6 +246,9 @@ class DictionaryLearner(BaseSparseCoder):
         self.weights_ = None
         self.alpha_ = self._alpha(x, D)
         return unit(D)
+
+    def _restarts(self, D: Tensor) -> int:
+        return usual_restarts(len(D)) if self.n_init == "auto" else self.n_init
 
     def _alpha(self, x: Tensor, D: Tensor, weights: Tensor | None = None) -> float:
         if self.alpha == "auto":

@@ -64,9 +64,10 @@ class SparseCodingEncoder(DictionaryLearner):
         matrix factorisation with a penalty.
     fit_intercept : bool, default=False
         Whether to learn the offset b. Without it ``b = 0``.
-    n_init : int >= 1, default=16
+    n_init : int >= 1 or "auto", default="auto"
         Restarts of dictionary learning. The worse half is given up after 30 % and 60 % of
-        the rounds. With hundreds of atoms one is enough.
+        the rounds. "auto": 16 with up to 128 atoms, 1 with more, which have hardly any bad
+        minima.
     max_iter : int >= 1, default=50
         Rounds of dictionary learning; 30 are enough for hundreds of atoms. With
         ``batch_size`` most passes over X: they end when alpha has arrived, after 300
@@ -183,7 +184,7 @@ class SparseCodingEncoder(DictionaryLearner):
         "positive_code": ["boolean"],
         "positive_dict": ["boolean"],
         "fit_intercept": ["boolean"],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "warm_start": ["boolean"],
@@ -212,7 +213,7 @@ class SparseCodingEncoder(DictionaryLearner):
         positive_code=True,
         positive_dict=False,
         fit_intercept=False,
-        n_init=16,
+        n_init="auto",
         max_iter=50,
         batch_size=None,
         warm_start=False,

@@ -21,6 +21,11 @@ ADDED_ATOMS = 1000  # most atoms that compiled loops add to a row
 INERTIA = 0.8  # share of the last move that atoms make again before they are coded with
 START_FRACTION = 0.5  # alpha starts at this share of the median alpha_max
 ARRIVES = 0.8  # share of the rounds after which alpha has its value
+FEW_ATOMS, RESTARTS = 128, 16  # up to so many atoms, restarts by default; one with more
+HALT, FIRST_LEG = (
+    0.08,
+    0.875,
+)  # with more: alpha falls to this share of its start first, and by when
 LOOK_EVERY = 10  # rounds between two searches for duplicate atoms
 SETTLE = 0.2  # share of the rounds at the end in which no atom is replaced
 KEEP = 0.5  # share of the restarts that survives each of the stages
@@ -95,6 +100,11 @@ def _codes(X: Tensor, D: Tensor, codes: Tensor | None, *, alpha: float, positive
     return fista(problem, codes, max_iter=CODE_STEPS, tol=None)
 
 
+def usual_restarts(n_components: int) -> int:
+    """How many starts are worth their price: few atoms have bad minima, many hardly any."""
+    return RESTARTS if n_components <= FEW_ATOMS else 1
+
+
 def fresh_starts(
     X: Tensor, initial: Tensor, rules: Rules, n_init: int, generator: torch.Generator
 ) -> list[Start]:
@@ -121,13 +131,13 @@ def resumed_start(X: Tensor, D: Tensor, offset: Tensor, rules: Rules) -> Start:
 
 
 def annealing(X: Tensor, D: Tensor, rules: Rules, max_iter: int) -> list[float]:
-    """alpha of every round, geometrically from a share of the median alpha_max.
+    """alpha of every round, falling from a share of the median alpha_max.
 
     It has its value in the last fifth of the rounds, in which the atoms settle.
     """
     top = annealing_top(X, D, rules)
     falling = max(1, round(ARRIVES * max_iter))
-    return [annealed(top, i, falling, rules) for i in range(max_iter)]
+    return [annealed(top, i, falling, rules, len(D)) for i in range(max_iter)]
 
 
 def annealing_top(X: Tensor, D: Tensor, rules: Rules) -> float:
@@ -136,12 +146,21 @@ def annealing_top(X: Tensor, D: Tensor, rules: Rules) -> float:
     return max(top, rules.alpha)
 
 
-def annealed(top: float, i: int, rounds: int, rules: Rules) -> float:
-    """alpha of round ``i`` of ``rounds``, and of those after them that of the last."""
+def annealed(top: float, i: int, rounds: int, rules: Rules, n_components: int) -> float:
+    """alpha of round ``i`` of ``rounds``, and of those after them that of the last.
+
+    On a geometric path. Of many bad atoms a small alpha lets each row take a hundred, which is
+    dear and teaches little: then most rounds go to a larger alpha, the others from there on.
+    """
     if top <= 0 or rounds <= 1:
         return rules.alpha
     low = max(rules.alpha, 1e-6 * top)  # a geometric path cannot end at zero
-    return top * (low / top) ** min(1.0, i / (rounds - 1))
+    done, halt = min(1.0, i / (rounds - 1)), HALT * top
+    if n_components <= FEW_ATOMS or low >= halt:
+        return top * (low / top) ** done
+    if done < FIRST_LEG:
+        return top * HALT ** (done / FIRST_LEG)
+    return halt * (low / halt) ** ((done - FIRST_LEG) / (1 - FIRST_LEG))
 
 
 def learn_dictionary(
@@ -155,7 +174,7 @@ def learn_dictionary(
 
     Alternates codes with one update of the atoms, which go on by a share of their last
     move before they are coded with (the inertia of Pock & Sabach 2016, iPALM): several
-    times fewer rounds. alpha is annealed geometrically from half the median ``alpha_max``
+    times fewer rounds. alpha is annealed from half the median ``alpha_max``
     down to its value: first only the strongest structure is fitted, which avoids most bad
     minima. Atoms that die or turn into duplicates are replaced by the worst explained row.
     After 30 % and 60 % of the rounds the worse half of the starts is given up, and the

@@ -174,7 +174,7 @@ class Online:
         """
         past = min(self.rows, memory)
         keep = (past / (past + len(x))) ** FORGET
-        alpha = annealed(self.top, self.steps, self.rounds, rules)
+        alpha = annealed(self.top, self.steps, self.rounds, rules, len(self.best.D))
         look = self.steps % LOOK_EVERY == LOOK_EVERY - 1
         settling = self.steps >= (1 - SETTLE) * self.rounds
         for start in self.starts:
