@@ -22,10 +22,9 @@ INERTIA = 0.8  # share of the last move that atoms make again before they are co
 START_FRACTION = 0.5  # alpha starts at this share of the median alpha_max
 ARRIVES = 0.8  # share of the rounds after which alpha has its value
 FEW_ATOMS, RESTARTS = 128, 16  # up to so many atoms, restarts by default; one with more
-HALT, FIRST_LEG = (
-    0.08,
-    0.875,
-)  # with more: alpha falls to this share of its start first, and by when
+# With more alpha falls to this share of its start first, in this share of the rounds, and so long
+# atoms have less inertia, then none: they would go on for where a larger alpha had them go.
+HALT, FIRST_LEG, LESS_INERTIA = 0.08, 0.7, 0.5
 LOOK_EVERY = 10  # rounds between two searches for duplicate atoms
 SETTLE = 0.2  # share of the rounds at the end in which no atom is replaced
 KEEP = 0.5  # share of the restarts that survives each of the stages
@@ -158,9 +157,10 @@ def annealed(top: float, i: int, rounds: int, rules: Rules, n_components: int) -
     done, halt = min(1.0, i / (rounds - 1)), HALT * top
     if n_components <= FEW_ATOMS or low >= halt:
         return top * (low / top) ** done
-    if done < FIRST_LEG:
-        return top * HALT ** (done / FIRST_LEG)
-    return halt * (low / halt) ** ((done - FIRST_LEG) / (1 - FIRST_LEG))
+    leg = FIRST_LEG / ARRIVES
+    if done < leg:
+        return top * HALT ** (done / leg)
+    return halt * (low / halt) ** ((done - leg) / (1 - leg))
 
 
 def learn_dictionary(
@@ -174,9 +174,10 @@ def learn_dictionary(
 
     Alternates codes with one update of the atoms, which go on by a share of their last
     move before they are coded with (the inertia of Pock & Sabach 2016, iPALM): several
-    times fewer rounds. alpha is annealed from half the median ``alpha_max``
-    down to its value: first only the strongest structure is fitted, which avoids most bad
-    minima. Atoms that die or turn into duplicates are replaced by the worst explained row.
+    times fewer rounds; many atoms only until alpha comes near its value. alpha is annealed
+    from half the median ``alpha_max`` down to its value: first only the strongest structure is
+    fitted, which avoids most bad minima. Atoms that die or turn into duplicates are replaced by
+    the worst explained row.
     After 30 % and 60 % of the rounds the worse half of the starts is given up, and the
     lowest training objective wins.
 
@@ -208,6 +209,7 @@ def learn_dictionary(
         for start in starts:
             for iteration in range(begin, end):
                 replace = iteration % LOOK_EVERY == 0 and iteration < (1 - SETTLE) * max_iter
+                _move_on(start, rules, iteration / max_iter)
                 _round(X, start, alphas[iteration], rules, replace=replace)
             start.loss = _look(X, start, rules)
         starts.sort(key=lambda start: start.loss)
@@ -247,7 +249,6 @@ def objective(X: Tensor, D: Tensor, codes: Tensor | None, rules: Rules) -> tuple
 def _round(X: Tensor, start: Start, alpha: float, rules: Rules, *, replace: bool) -> None:
     """Better codes, then better atoms, then a better offset; in place."""
     centred = X - start.offset
-    _move_on(start, rules)
     answer = _codes(centred, start.D, start.codes, alpha=alpha, positive=rules.positive)
     start.codes = answer.codes
     start.flops += answer.flops + update_flops(start.codes, start.D, rules)
@@ -261,11 +262,14 @@ def _round(X: Tensor, start: Start, alpha: float, rules: Rules, *, replace: bool
         _replace(X - start.offset, start, worthless, rules)
 
 
-def _move_on(start: Start, rules: Rules) -> None:
-    """Atoms go on by a share of their last move."""
+def _move_on(start: Start, rules: Rules, done: float) -> None:
+    """Atoms go on by a share of their last move; ``done`` is the share of the rounds."""
     D = start.D
-    if start.last is not None:
-        ahead = D + INERTIA * (D - start.last)
+    inertia = INERTIA
+    if len(D) > FEW_ATOMS:
+        inertia = LESS_INERTIA if done < FIRST_LEG else 0.0
+    if start.last is not None and inertia:
+        ahead = D + inertia * (D - start.last)
         start.D = allowed(ahead, D, positive=rules.positive_dict)
     start.last = D
 
