@@ -1,7 +1,7 @@
 """Dictionary learning against SPAMS and scikit-learn, at equal restarts and equal seconds.
 
     pip install spams-bin
-    OMP_NUM_THREADS=1 python benchmarks/dictionary_learning.py [--quick]
+    OMP_NUM_THREADS=1 python benchmarks/dictionary_learning.py [--quick | --sizes]
 
 Planted data (`make_sparse_codes`, noise .01, non-negative codes). All dictionaries are judged
 alike: MCC of the codes that our solver gives them, at its default alpha, on 2,000 held-out rows.
@@ -140,7 +140,7 @@ def curve(label, size, budgets, runs) -> list[dict]:
 
 
 def runs(size, alphas):
-    """Ours at .05, because "auto" is slow with many atoms (see NOTES.md), and SPAMS at a grid."""
+    """Ours by default and at .05, and SPAMS at a grid."""
     N = size[0]
 
     def peer(X, n_iter, alpha):
@@ -148,9 +148,12 @@ def runs(size, alphas):
         return spams_online(X, initial, alpha, n_iter)
 
     return {
-        "ours, alpha 0.05": lambda X, n: ours(
-            X, N, n_init=1, max_iter=n, alpha=0.05, random_state=0
-        )[0],
+        **{
+            f"ours, {name}": lambda X, n, alpha=alpha: ours(
+                X, N, max_iter=n, alpha=alpha, random_state=0
+            )[0]
+            for name, alpha in {"default": "auto", "alpha 0.05": 0.05}.items()
+        },
         **{f"SPAMS, alpha {a}": partial(peer, alpha=a) for a in alphas},
     }
 
@@ -158,24 +161,35 @@ def runs(size, alphas):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two data sets, smaller ones only")
-    quick = parser.parse_args().quick
+    parser.add_argument("--sizes", action="store_true", help="the second table only")
+    options = parser.parse_args()
+    quick = options.quick
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     ours(planted(SMALL, "uniform", 100)[0], 16, n_init=1, max_iter=3)  # compiles, or loads
-    tail = "_quick" if quick else ""
+    if not options.sizes:
+        first_table(quick)
+    if not quick:
+        second_table()
+
+
+def first_table(quick: bool) -> None:
     rows = []
     for distribution in ("uniform", "zipf", "exponential"):
         rows += small(distribution, 2 if quick else 10 if distribution == "uniform" else 5)
-        write(f"dictionary_learning{tail}", rows)  # what there is, should the rest be cut off
-    if not quick:
-        medium = curve(
-            "200, 64, 6", MEDIUM, {"ours": (10, 15, 20, 30, 50), "SPAMS": (100, 200, 400, 800)},
-            runs(MEDIUM, (0.05, 0.1, 0.2)),
-        )  # fmt: skip
-        large = curve(
-            "1000, 200, 20", LARGE, {"ours": (20, 30), "SPAMS": (50,)}, runs(LARGE, (0.2,))
-        )  # fmt: skip
-        write("dictionary_learning_sizes", medium + large)
+        # what there is, should the rest be cut off
+        write("dictionary_learning_quick" if quick else "dictionary_learning", rows)
+
+
+def second_table() -> None:
+    medium = curve(
+        "200, 64, 6", MEDIUM, {"ours": (10, 15, 20, 30, 50), "SPAMS": (100, 200, 400, 800)},
+        runs(MEDIUM, (0.05, 0.1, 0.2)),
+    )  # fmt: skip
+    large = curve(
+        "1000, 200, 20", LARGE, {"ours": (20, 30, 50), "SPAMS": (50,)}, runs(LARGE, (0.2,))
+    )  # fmt: skip
+    write("dictionary_learning_sizes", medium + large)
 
 
 if __name__ == "__main__":
