@@ -17,7 +17,8 @@ from .optimizers import Optimizer
 LOOK_EVERY = defaultdict(lambda: 100, cpu=1)
 # Rows by which dead latents find a place: for each weight of a latent, least, most. A regression on
 # many gives them codes so small that they never are among the largest, one on fewer than
-# there are weights has no limits. All rows if there are hardly more.
+# there are weights has no limits. All rows if there are hardly more; most of them for
+# what sees a hidden layer, whose regression fits better.
 ROWS_FOR_WEIGHT, LEAST_ROWS, MOST_ROWS, FEW_ROWS = 4, 512, 8192, 1024
 KNOWN_ROWS = 8192  # the same, by known codes
 
@@ -135,7 +136,7 @@ class DeadLatents:
         if known_codes:
             fit_latents(model, sources, dead, alpha)
         else:
-            x, *targets = _rows_to_explain(sources, model.weights[-1].shape[1], generator)
+            x, *targets = _rows_to_explain(sources, model, generator)
             residual = (targets[0] if targets else x) - model(x)
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
@@ -170,11 +171,14 @@ def _shared_length(parts: Tensor, residual: Tensor) -> Tensor:
 
 
 def _rows_to_explain(
-    sources: tuple[Rows, ...], n_weights: int, generator: torch.Generator
+    sources: tuple[Rows, ...], model: SparseAutoencoder, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     few = len(sources[0]) <= FEW_ROWS
     phase = 0.0 if few else torch.rand((), generator=generator).item()
-    limit = min(max(ROWS_FOR_WEIGHT * n_weights, LEAST_ROWS), MOST_ROWS)
+    limit = MOST_ROWS
+    if not (model.is_factored and len(model.weights) > 1):
+        n_weights = model.weights[-1].shape[1]
+        limit = min(max(ROWS_FOR_WEIGHT * n_weights, LEAST_ROWS), MOST_ROWS)
     return samples(sources, FEW_ROWS if few else limit, phase)
 
 
