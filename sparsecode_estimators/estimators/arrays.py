@@ -20,6 +20,8 @@ from .csr import csr_of
 # Numbers in one batch of codes or rows: large enough for the matrix products,
 # small enough that a solver's handful of such arrays stays near the processor.
 _BATCH_NUMBERS = 2**21
+# Compiled loops hold little beside it, and threads wait for each other at its end.
+_LOOP_NUMBERS = 2**24
 _FINITE_BLOCK = 2**22
 
 _DTYPES = {
@@ -100,9 +102,10 @@ class Rows:
         block = np.require(block, dtype=_numpy_dtype(self.dtype), requirements=["C", "W"])
         return torch.from_numpy(block).to(self.device)
 
-    def batches(self, width: int) -> Iterator[Tensor]:
+    def batches(self, width: int, *, loops: bool = False) -> Iterator[Tensor]:
         """All rows in order, cut so that a batch times ``width`` columns stays small."""
-        size = max(1, _BATCH_NUMBERS // max(1, width, self.n_features))
+        numbers = _LOOP_NUMBERS if loops else _BATCH_NUMBERS
+        size = max(1, numbers // max(1, width, self.n_features))
         for start in range(0, len(self), size):
             yield self.read(slice(start, min(start + size, len(self))))
 

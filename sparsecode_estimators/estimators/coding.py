@@ -11,7 +11,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from ..inference import SOLVERS, Atoms, Solution, solve
+from ..inference import SOLVERS, Atoms, Solution, choose, solve
+from ..inference.working_set import suits
 
 
 class EncodeInfo(NamedTuple):
@@ -149,6 +150,14 @@ class Coder:
         answer.codes = codes.new_empty(0)  # handed on; only the certificates are kept
         self.solutions.append(answer)
         return codes
+
+    @property
+    def loops(self) -> bool:
+        """Whether codes come from compiled loops, for which batches may be large."""
+        k_sparse = self.k is not None
+        D, tol = self.D, self.tol
+        name = choose(self.solver, D, D, k_sparse=k_sparse, warm=False, tol=tol)
+        return SOLVERS[name].loops and suits(D, D)
 
     def info(self) -> EncodeInfo:
         """Certificates of all batches so far."""

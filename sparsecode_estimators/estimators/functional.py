@@ -123,12 +123,10 @@ def sparse_encode(
     with config_context(skip_parameter_validation=True):  # done, and X has been looked through
         coder.fit(rows.read(slice(0, 1)))
     encode = coder._encoder(rows)
-    starts = _starts(init, rows, coder.n_components_)
+    starts = _starts(init, rows, coder.n_components_, loops=encode.loops)
     with torch.no_grad():
-        parts = (
-            encode(x, start)
-            for x, start in zip(rows.batches(coder.n_components_), starts, strict=False)
-        )
+        batches = rows.batches(coder.n_components_, loops=encode.loops)
+        parts = (encode(x, start) for x, start in zip(batches, starts, strict=False))
         codes = collect(parts, X, rows, coder.n_components_)
     if return_info:
         return codes, encode.info()
@@ -136,7 +134,7 @@ def sparse_encode(
     return codes
 
 
-def _starts(init: Any, rows: Any, n_components: int) -> Any:
+def _starts(init: Any, rows: Any, n_components: int, *, loops: bool) -> Any:
     """Batches of ``init`` beside those of X, or nothing for each of them."""
     if init is None:
         while True:
@@ -146,4 +144,4 @@ def _starts(init: Any, rows: Any, n_components: int) -> Any:
         raise ValueError(
             f"init has {codes.shape[0]} rows but X has {len(rows)}: give a start for each row."
         )
-    yield from type(rows)(codes, rows.dtype, rows.device).batches(n_components)
+    yield from type(rows)(codes, rows.dtype, rows.device).batches(n_components, loops=loops)

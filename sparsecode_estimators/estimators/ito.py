@@ -313,6 +313,10 @@ class _Refine:
         self.coder = coder
         self.starter = starter
 
+    @property
+    def loops(self) -> bool:
+        return self.coder.loops
+
     def __call__(self, x: Tensor) -> Tensor:
         start = None if self.starter is None else self.starter(x)
         if start is not None and self.coder.positive:

@@ -60,6 +60,8 @@ class Solver:
         Whether its codes are least squares on their support (for k-sparse codes).
     cold : bool
         Whether it takes None for a start at zero, which saves it a look at every code.
+    loops : bool
+        Whether there are compiled loops for it.
     """
 
     run: Callable[..., Solution]
@@ -69,18 +71,23 @@ class Solver:
     finite: bool = False
     refits: bool = True
     cold: bool = False
+    loops: bool = False
 
 
 SOLVERS = {
-    "working_set": Solver(working_set, solves="lasso", finite=True, cold=True),
+    "working_set": Solver(working_set, solves="lasso", finite=True, cold=True, loops=True),
     "fista": Solver(fista, solves="lasso"),
     "lca": Solver(lca, solves="lasso"),
     "homotopy": Solver(homotopy, solves="lasso", finite=True),
     "adam": Solver(adam, solves="lasso", signed=False, exact=False),
-    "omp": Solver(omp, solves="k-sparse", exact=False, finite=True, cold=True),
-    "omp_replacement": Solver(omp_replacement, solves="k-sparse", exact=False, finite=True),
-    "stagewise": Solver(stagewise, solves="k-sparse", exact=False, finite=True, cold=True),
-    "ols": Solver(ols, solves="k-sparse", exact=False, finite=True, cold=True),
+    "omp": Solver(omp, solves="k-sparse", exact=False, finite=True, cold=True, loops=True),
+    "omp_replacement": Solver(
+        omp_replacement, solves="k-sparse", exact=False, finite=True, loops=True
+    ),
+    "stagewise": Solver(
+        stagewise, solves="k-sparse", exact=False, finite=True, cold=True, loops=True
+    ),
+    "ols": Solver(ols, solves="k-sparse", exact=False, finite=True, cold=True, loops=True),
     "matching_pursuit": Solver(mp, solves="k-sparse", exact=False, refits=False),
     "iht": Solver(iht, solves="k-sparse", exact=False),
     "htp": Solver(htp, solves="k-sparse", exact=False, finite=True),
