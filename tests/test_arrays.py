@@ -144,7 +144,8 @@ def test_half_precision_on_disk_is_read_in_parts(estimator, tmp_path, monkeypatc
 
     half = memmap(tmp_path, np.float16)
     expected = estimator.fit(np.asarray(half)).transform(np.asarray(half))
-    monkeypatch.setattr(arrays, "_BATCH_NUMBERS", 40 * 16)
+    for name in ("_BATCH_NUMBERS", "_LOOP_NUMBERS"):
+        monkeypatch.setattr(arrays, name, 40 * 16)
     monkeypatch.setattr(arrays, "_FINITE_BLOCK", 40 * 8)
     disk = OnDisk(np.asarray(half))
     codes = estimator.transform(disk)
