@@ -32,12 +32,15 @@ class Activation(nn.Module):
     ----------
     penalised : bool
         Whether the loss has a penalty, which then depends on alpha.
+    proportional : bool
+        Whether codes are as many times as long as pre-activations are made.
     rectifies : bool
         Whether codes are max(v, 0) at their places, and nothing else is made of v, so that
         derivatives need no graph.
     """
 
     penalised = False
+    proportional = True
     rectifies = False
 
     def places(self, pre: Tensor, bias: Tensor, work: Workspace) -> Codes:
@@ -265,6 +268,7 @@ class JumpReLU(Activation):
     """
 
     penalised = True
+    proportional = False
 
     def __init__(self, log_threshold: Tensor, bandwidth: float, *, bounded: bool = False) -> None:
         super().__init__()

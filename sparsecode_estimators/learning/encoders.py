@@ -254,8 +254,10 @@ def fit_length_(model: SparseAutoencoder, x: Tensor) -> None:
     if not 0 < quotient < math.inf:
         return
     weight, change = model.weights[0], math.log(quotient)
-    low, high = sorted((change, 0.0))
     weight.mul_(quotient)
+    if model.activation.proportional:
+        return
+    low, high = sorted((change, 0.0))
     for _ in range(LENGTH_ROUNDS):
         quotient = _length_quotient(model, x)
         if abs(quotient - 1) < LENGTH_WITHIN:
