@@ -108,7 +108,7 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         encode = self._sparse_encoder(rows) if sparse else self._encoder(rows)
         width = self._sparse_width if sparse else self._n_features_out
         with torch.no_grad():
-            loops = getattr(encode, "loops", False)
+            loops = getattr(encode, "loops", False)  # what solves for codes says so
             parts = (encode(batch) for batch in rows.batches(width, loops=loops))
             codes = collect(parts, X, rows, self._n_features_out, sparse=sparse)
         self._after_transform(encode)
