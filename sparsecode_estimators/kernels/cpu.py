@@ -28,8 +28,8 @@ from .reference import Answer
 from .rounded import is_faster as rounded_is_faster
 
 CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrupts get through
-TOGETHER = 256  # rows whose products with all atoms are made at once
-PART = 16  # rows of these that a thread takes at a time
+TOGETHER = 1024, 2**24  # most rows whose products with all atoms are made at once, and products
+PART = 32  # rows of these that a thread takes at a time
 ALIASED = 4096  # bytes; rows so far apart share the same places in the first cache
 ABREAST = 32, 256  # atoms and features up to which the lasso of rows side by side is faster
 SOME, MOST = 64, 0.8  # rows of a chunk side by side stop after as many steps as this share of the
@@ -154,8 +154,9 @@ def _wide(
     D = torch.from_numpy(atoms)
     rounds = atoms.dtype == np.float32 and rounded_is_faster(D.device)
     rounded = D.bfloat16() if rounds else D
-    for begin in range(0, len(rows), TOGETHER):
-        batch = slice(begin, begin + TOGETHER)
+    size = max(PART, min(TOGETHER[0], TOGETHER[1] // len(D)))
+    for begin in range(0, len(rows), size):
+        batch = slice(begin, begin + size)
         X, answers = rows[batch], [a[batch] for a in out]
         residual = X - answers[0] @ atoms if warm else X.copy()
         done = np.empty(len(X), dtype=np.bool_)
