@@ -66,8 +66,8 @@ class SparseCodingEncoder(DictionaryLearner):
         Whether to learn the offset b. Without it ``b = 0``.
     n_init : int >= 1 or "auto", default="auto"
         Restarts of dictionary learning. The worse half is given up after 30 % and 60 % of
-        the rounds. "auto": 16 with up to 128 atoms, 1 with more, which have hardly any bad
-        minima.
+        the rounds. "auto": 16 with up to 128 atoms, 1 with more, where a start is dear and
+        at worst misses an atom or two.
     max_iter : int >= 1, default=50
         Rounds of dictionary learning; 30 are enough for hundreds of atoms. With
         ``batch_size`` most passes over X: they end when alpha has arrived, after 300

@@ -100,7 +100,7 @@ def _codes(X: Tensor, D: Tensor, codes: Tensor | None, *, alpha: float, positive
 
 
 def usual_restarts(n_components: int) -> int:
-    """How many starts are worth their price: few atoms have bad minima, many hardly any."""
+    """How many starts are worth their price: with many atoms one misses an atom or two."""
     return RESTARTS if n_components <= FEW_ATOMS else 1
 
 
