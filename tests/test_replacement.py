@@ -25,20 +25,22 @@ def guesses(X, D, seed):
     return products + products.std() * noise
 
 
-def solve(make, X, D, k, *, positive, start, max_steps=1000, tol=1e-14):
+def solve(make, X, D, k, *, positive, start, max_steps=1000, tol=1e-14, wide=False):
+    """With ``wide`` there is no Gram matrix."""
     options = {"positive": positive, "start": start, "max_steps": max_steps, "tol": tol}
-    return make.replacement(X, D, D @ D.T, k=k, **options)
+    return make.replacement(X, D, None if wide else D @ D.T, k=k, **options)
 
 
 SIZES = [(60, 8, 16, 3), (40, 12, 100, 9), (20, 10, 6, 5), (30, 40, 200, 15), (6, 20, 1500, 9)]
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("positive", SIGNS)
 @pytest.mark.parametrize(("n", "n_features", "n_components", "k"), SIZES)
-def test_loops_agree_with_the_definition(n, n_features, n_components, k, positive):
+def test_loops_agree_with_the_definition(n, n_features, n_components, k, positive, wide):
     X, D = rows(n, n_features, n_components, k, seed=191, positive=positive)
-    start = guesses(X, D, seed=1)
-    ours, meant = (solve(m, X, D, k, positive=positive, start=start) for m in (cpu, reference))
+    options = {"positive": positive, "start": guesses(X, D, seed=1), "wide": wide}
+    ours, meant = (solve(m, X, D, k, **options) for m in (cpu, reference))
     np.testing.assert_allclose(ours.codes, meant.codes, atol=1e-7)
     np.testing.assert_allclose(ours.energy, meant.energy, atol=1e-10)
     assert torch.equal(ours.n_iter, meant.n_iter)
@@ -85,13 +87,14 @@ def test_no_exchange_helps_at_the_end(positive):
         assert 0.5 * left @ left >= energy * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("positive", SIGNS)
 @given(problem=awkward())
-def test_awkward_rows(problem, positive, dtype):
+def test_awkward_rows(problem, positive, dtype, wide):
     X, D, k = problem[0].to(dtype), problem[1].to(dtype), problem[2]
-    start = guesses(X, D, seed=4)
-    ours, meant = (solve(m, X, D, k, positive=positive, start=start) for m in (cpu, reference))
+    options = {"positive": positive, "start": guesses(X, D, seed=4), "wide": wide}
+    ours, meant = (solve(m, X, D, k, **options) for m in (cpu, reference))
     assert ours.codes.isfinite().all()
     assert ((ours.codes != 0).sum(1) <= k).all()
     assert not positive or (ours.codes >= 0).all()

@@ -24,6 +24,7 @@ _BATCH_NUMBERS = 2**21
 _LOOP_NUMBERS = 2**24
 _FINITE_BLOCK = 2**22
 
+ALIGNMENT = 64  # bytes, of the tensors that torch makes
 _DTYPES = {
     np.dtype(np.float32): torch.float32,
     np.dtype(np.float64): torch.float64,
@@ -248,6 +249,19 @@ def read_codes(codes: Any, n_components: int) -> tuple[Any, torch.dtype]:
 def to_tensor(array: np.ndarray, rows: Rows) -> Tensor:
     """A fitted attribute as a tensor of its own, of the rows' type and device."""
     return torch.tensor(array, dtype=rows.dtype, device=rows.device).contiguous()
+
+
+def to_shared(array: np.ndarray, rows: Rows) -> Tensor:
+    """As :func:`to_tensor`, but to be read only: it is the array's own memory where that fits.
+
+    What is made of it must not depend on where it came from, and last digits of products depend on
+    where in memory matrices begin.
+    """
+    fits = _DTYPES.get(array.dtype) == rows.dtype and rows.device.type == "cpu"
+    aligned = array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous
+    if fits and aligned and array.flags.writeable:
+        return torch.from_numpy(array)
+    return to_tensor(array, rows)
 
 
 def optional_tensor(array: np.ndarray | None, rows: Rows) -> Tensor | None:

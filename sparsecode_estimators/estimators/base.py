@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..inference import alpha_max
-from .arrays import Rows, collect, read_codes, read_rows, resolve_device, to_tensor
+from .arrays import Rows, collect, read_codes, read_rows, resolve_device, to_shared, to_tensor
 
 # alpha="auto" is this share of the median alpha_max of the training rows. Solvers reach the
 # optimum and can afford a small penalty, which biases their codes little. An encoder of one
@@ -137,7 +137,7 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_is_fitted(self)
         codes, dtype = read_codes(codes, self._n_features_out)
         rows = Rows(codes, dtype, resolve_device(self.device, codes))
-        D, offset = to_tensor(self.components_, rows), to_tensor(self.intercept_, rows)
+        D, offset = to_shared(self.components_, rows), to_tensor(self.intercept_, rows)
         parts = (torch.addmm(offset, s, D) for s in rows.batches(self._n_features_out))
         return collect(parts, codes, rows, D.shape[1])
 
@@ -162,7 +162,7 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _explained(self, rows: Rows, targets: Rows) -> float:
         """Share of the variance of targets that codes of the rows beside them explain."""
         encode = self._encoder(rows)
-        D, offset = to_tensor(self.components_, rows), to_tensor(self.intercept_, rows)
+        D, offset = to_shared(self.components_, rows), to_tensor(self.intercept_, rows)
         with torch.no_grad():
             mean = sum(t.double().sum(0) for t in targets.batches(1)) / len(targets)
             left = total = 0.0

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..inference import SOLVERS
-from .arrays import Rows, optional_tensor, read_rows, to_array, to_tensor
+from .arrays import Rows, optional_tensor, read_rows, to_array, to_shared, to_tensor
 from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, Encode, auto_alpha
 from .coding import Coder, check_solver
 from .validation import Interval, StrOptions, _fit_context, given_dictionary, given_weights
@@ -279,7 +279,7 @@ class ITORefiner(BaseSparseCoder):
 
     def _encoder(self, rows: Rows) -> _Refine:
         coder = Coder(
-            D=to_tensor(self.components_, rows),
+            D=to_shared(self.components_, rows),
             offset=to_tensor(self.intercept_, rows),
             alpha=self.alpha_,
             k=self._k,

@@ -9,7 +9,7 @@ import torch
 
 from ..inference import SOLVERS
 from ..learning.atoms import ATOM_UPDATES
-from .arrays import Rows, optional_tensor, to_tensor
+from .arrays import Rows, optional_tensor, to_shared, to_tensor
 from .coding import Coder
 from .learned import DictionaryLearner
 from .validation import Interval, StrOptions
@@ -258,7 +258,7 @@ class SparseCodingEncoder(DictionaryLearner):
 
     def _encoder(self, rows: Rows) -> Coder:
         return Coder(
-            D=to_tensor(self.components_, rows),
+            D=to_shared(self.components_, rows),
             offset=to_tensor(self.intercept_, rows),
             alpha=self.alpha_,
             k=self.n_nonzero_coefs,

@@ -34,7 +34,7 @@ def omp_replacement(
     answer = kernels.replacement(
         problem.X,
         problem.D,
-        problem.gram_that_pays("omp"),
+        problem.gram_that_pays("stages"),
         k=problem.k,
         positive=problem.positive,
         start=codes,

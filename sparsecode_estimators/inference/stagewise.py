@@ -38,7 +38,7 @@ def stagewise(
     answer = kernels.stages(
         problem.X,
         problem.D,
-        problem.gram_that_pays("omp"),
+        problem.gram_that_pays("stages"),
         k=problem.k,
         positive=problem.positive,
         max_steps=max_iter,

@@ -34,6 +34,7 @@ __all__ = [
 FEW = 64  # atoms whose Gram matrix fits in the registers that work on one row
 LARGEST_GRAM = 2**14  # atoms beyond which the Gram matrix takes too much memory
 ROUNDING = 1e-14  # of an energy of 1 in double precision, after some operations
+LOOKS = 6  # at all atoms, that a row takes in stages and exchanges
 SMALL_GRAM = 2**10  # atoms up to which it is made even for one row
 SHARE = 0.6  # of the largest product with the residual, from which on atoms enter together
 
@@ -152,15 +153,18 @@ def gram_pays(n: int, n_components: int, *, k: int = 1, rule: str = "omp") -> bo
     Without one :func:`pursuit` multiplies the dictionary with a vector for each atom that a row
     adds, and for "ols" with each atom it has. Measured: each costs as much as some thirty rows of
     the Gram matrix. With as many :func:`working_set` does without, for all the atoms of a row.
+    :func:`stages` and :func:`replacement` look at all atoms a few times a row, many rows at once.
 
     Parameters
     ----------
     n, n_components, k : int
         Rows, atoms, and most atoms of a row; 1 for the lasso.
-    rule : {"omp", "ols"}
+    rule : {"omp", "ols", "stages"}
     """
     if n_components <= SMALL_GRAM:
         return True
+    if rule == "stages":
+        return n_components <= LARGEST_GRAM and LOOKS * n >= n_components
     products = n * k * (k + 1) // 2 if rule == "ols" else n * k
     return n_components <= LARGEST_GRAM and 32 * products >= n_components
 
@@ -248,7 +252,8 @@ def replacement(
     X : Tensor of shape (n, n_features)
     D : Tensor of shape (n_components, n_features)
     gram : Tensor of shape (n_components, n_components) or None
-        ``DDᵀ``, or :func:`rounded_gram`; without it no compiled loops serve.
+        ``DDᵀ``, or :func:`rounded_gram`; without it compiled loops wait for products of all
+        atoms with many residuals.
     k : int
         Most atoms of a row, at most ``n_components`` and ``n_features``.
     positive : bool
@@ -267,7 +272,7 @@ def replacement(
         ``n_iter`` counts the exchanges that were made: a row with fewer than ``max_steps`` has
         reached its end.
     """
-    served = gram is not None and X.device.type == "cpu" and accelerated(X, D)
+    served = X.device.type == "cpu" and accelerated(X, D)
     make = _make(X, D) if served else reference_replacement
     tol = max(tol, ROUNDING)
     return make.replacement(
@@ -307,7 +312,7 @@ def stages(
     Answer
         ``n_iter`` counts stages and exchanges.
     """
-    served = gram is not None and X.device.type == "cpu" and accelerated(X, D)
+    served = X.device.type == "cpu" and accelerated(X, D)
     make = _make(X, D) if served else reference_stages
     tol = max(tol, ROUNDING)
     return make.stages(

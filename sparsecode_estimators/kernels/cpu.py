@@ -21,8 +21,11 @@ from .cpu_lane_state import abreast, lanes
 from .cpu_lane_vectors import permutes
 from .cpu_pursuit import pursuit as _pursuit
 from .cpu_replacement import replacement as _replacement
+from .cpu_screen import UNIT
 from .cpu_stages import stages as _stages
-from .cpu_wide import wide_round
+from .cpu_vectors import WIDTH
+from .cpu_wide import DONE, OPEN, wide_round
+from .cpu_wide_stages import begin_wide, no_gram, paused, wide_stages
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
 from .rounded import is_faster as rounded_is_faster
@@ -35,7 +38,6 @@ ABREAST = 32, 256  # atoms and features up to which the lasso of rows side by si
 SOME, MOST = 64, 0.8  # rows of a chunk side by side stop after as many steps as this share of the
 SOON = 8  # first ones took, if they were no more than so many
 DEEPEST = 16  # most atoms that are added to rows side by side, at most DEPTH
-ROUGH = 0.02  # rounded products look for violations above this share of the penalty
 
 
 def working_set(
@@ -147,28 +149,54 @@ def _wide(
 ) -> None:
     """No Gram matrix: products of many rows with all atoms, between problems on few atoms.
 
-    The first rounds look for large violations only, for which products of rounded numbers
-    are good enough where the processor is faster with them.
+    Products are of rounded numbers where the processor is faster with them; few rows need
+    others to prove that they are solved.
     """
     rows, atoms, *options = given
     D = torch.from_numpy(atoms)
-    rounds = atoms.dtype == np.float32 and rounded_is_faster(D.device)
-    rounded = D.bfloat16() if rounds else D
-    size = max(PART, min(TOGETHER[0], TOGETHER[1] // len(D)))
+    lengths = torch.linalg.vector_norm(D, dim=1).numpy()
+    known = [(D.bfloat16(), True), (D, False)] if _rounds(D) else [(D, False)]
+    size = _together(D)
+    room = _room(min(size, len(rows)), D)
     for begin in range(0, len(rows), size):
         batch = slice(begin, begin + size)
         X, answers = rows[batch], [a[batch] for a in out]
         residual = X - answers[0] @ atoms if warm else X.copy()
-        done = np.empty(len(X), dtype=np.bool_)
-        for exact in (True,) if rounded is D else (False, True):
-            open_rows = np.arange(len(X))
-            least, multiplier = (0.0, D) if exact else (ROUGH, rounded)
-            while len(open_rows):
+        outcome, begun = np.full(len(X), OPEN, np.int8), warm
+        for multiplier, rounded in known:
+            unit = (D.shape[1] + WIDTH) * options[-1] + (2 * UNIT if rounded else 0)
+            outcome[outcome != DONE] = OPEN
+            while len(open_rows := np.flatnonzero(outcome == OPEN)):
                 r = torch.from_numpy(residual[open_rows])
-                slopes = (r.to(multiplier.dtype) @ multiplier.T).to(D.dtype).numpy()
-                state = (least, open_rows, slopes, residual, done, max_steps)
-                in_chunks(wide_round, len(open_rows), PART, X, atoms, *options, *state, *answers)
-                open_rows = open_rows[~done[open_rows]]
+                slopes = _slopes(r, multiplier, room[: len(r)]).numpy()
+                kinds = (lengths, unit, rounded, begun)
+                state = (open_rows, slopes, residual, outcome, max_steps)
+                more = (X, atoms, *options, *kinds, *state, *answers)
+                in_chunks(wide_round, len(open_rows), PART, *more)
+                begun = True
+
+
+def _rounds(D: Tensor) -> bool:
+    """Whether products of rounded numbers are faster."""
+    return D.dtype == torch.float32 and rounded_is_faster(D.device)
+
+
+def _together(D: Tensor) -> int:
+    """Rows whose products with all atoms are made at once."""
+    return max(PART, min(TOGETHER[0], TOGETHER[1] // len(D)))
+
+
+def _room(n: int, D: Tensor) -> Tensor:
+    """For such products; NumPy asks for large pages, torch does not."""
+    dtype = np.float64 if D.dtype == torch.float64 else np.float32
+    return torch.from_numpy(np.empty((n, len(D)), dtype))
+
+
+def _slopes(r: Tensor, D: Tensor, room: Tensor) -> Tensor:
+    """Products in the precision of ``D``, written to pages that are in use already."""
+    if r.dtype == D.dtype:
+        return torch.mm(r, D.T, out=room)
+    return room.copy_(r.to(D.dtype) @ D.T)
 
 
 def pursuit(
@@ -207,7 +235,7 @@ def pursuit(
 def replacement(
     X: Tensor,
     D: Tensor,
-    gram: Tensor,
+    gram: Tensor | None,
     *,
     k: int,
     positive: bool,
@@ -216,13 +244,15 @@ def replacement(
     tol: float,
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.replacement`."""
+    if gram is None:
+        return _wide_exchanges(X, D, start, (k, positive, 1.0), max_steps, tol)
     return _with_exchanges(_replacement, X, D, gram, start, (k, positive), max_steps, tol)
 
 
 def stages(
     X: Tensor,
     D: Tensor,
-    gram: Tensor,
+    gram: Tensor | None,
     *,
     k: int,
     positive: bool,
@@ -231,6 +261,8 @@ def stages(
     tol: float,
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.stages`."""
+    if gram is None:
+        return _wide_exchanges(X, D, None, (k, positive, share), max_steps, tol)
     return _with_exchanges(_stages, X, D, gram, None, (k, positive, share), max_steps, tol)
 
 
@@ -244,6 +276,7 @@ def _with_exchanges(
     max_steps: int,
     tol: float,
 ) -> Answer:
+    """Slopes by the Gram matrix."""
     n, n_components = len(X), len(D)
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
@@ -252,6 +285,40 @@ def _with_exchanges(
     limits = (float(np.finfo(rows.dtype).eps), max_steps, tol)
     out = (codes.numpy(), energy, n_iter)
     in_chunks(loops, n, max(1, CHUNK // n_components), *given, *limits, *out)
+    return _without_gap(codes, energy, n_iter)
+
+
+def _wide_exchanges(
+    X: Tensor,
+    D: Tensor,
+    start: Tensor | None,
+    options: tuple[int, bool, float],
+    max_steps: int,
+    tol: float,
+) -> Answer:
+    """No Gram matrix: products of many residuals with all atoms, between stages and exchanges."""
+    n, n_components = len(X), len(D)
+    codes = _start(X, n_components, start)
+    energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    rows, atoms = _arrays(X, D)
+    k, positive, share = options
+    eps, lengths, gram = float(np.finfo(rows.dtype).eps), _squares(atoms), no_gram(atoms)
+    multiplier = D.bfloat16() if _rounds(D) else D
+    size = max(PART, min(_together(D), TOGETHER[1] // (k + 1) ** 2))
+    room = _room(min(size, n), D)
+    for begin in range(0, n, size):
+        batch = slice(begin, begin + size)
+        x, out = rows[batch], [a[batch] for a in (codes.numpy(), energy, n_iter)]
+        state, open_ = paused(x, k), np.ones(len(x), np.bool_)
+        if start is not None:
+            first = (x, atoms, gram, lengths, k, positive, eps, out[0], state)
+            in_chunks(begin_wide, len(x), PART, *first)
+        given = (x, atoms, gram, lengths, k, positive, share, eps, max_steps, tol)
+        while len(waiting := np.flatnonzero(open_)):
+            r = torch.from_numpy(state.residual[waiting])
+            slopes = _slopes(r, multiplier, room[: len(r)]).numpy()
+            more = (*given, waiting, slopes, state, open_, *out)
+            in_chunks(wide_stages, len(waiting), PART, *more)
     return _without_gap(codes, energy, n_iter)
 
 

@@ -84,9 +84,13 @@ def power_below(_, vector):
     return vector(vector), codegen
 
 
-def permutes(context=cpu_target.target_context) -> bool:
+def _has(feature: str, context=cpu_target.target_context) -> bool:
+    return f"+{feature}" in context.codegen().magic_tuple()[-1]
+
+
+def permutes() -> bool:
     """Whether the processor has an instruction for :func:`pick`."""
-    return "+avx512f" in context.codegen().magic_tuple()[-1]
+    return _has("avx512f") or _has("avx2")
 
 
 @intrinsic
@@ -101,11 +105,10 @@ def pick(_, vector, places):
         whole = ir.VectorType(number, WIDTH)
         last = ir.Constant(whole, [WIDTH - 1] * WIDTH)
         numbers = builder.and_(builder.fptosi(args[1], whole), last)
-        if permutes(context):
-            kind = ir.FunctionType(args[0].type, [args[0].type, whole])
-            name = "llvm.x86.avx512.permvar.sf.512"
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
-            return builder.call(function, [args[0], numbers])
+        if _has("avx512f", context):
+            return _named(builder, "llvm.x86.avx512.permvar.sf.512", args[0], numbers)
+        if _has("avx2", context):
+            return _pick_in_halves(builder, args[0], numbers)
         result = ir.Constant(args[0].type, ir.Undefined)
         for i in range(WIDTH):
             here = ir.Constant(number, i)
@@ -114,6 +117,26 @@ def pick(_, vector, places):
         return result
 
     return vector(vector, places), codegen
+
+
+def _named(builder, name, vector, numbers):
+    kind = ir.FunctionType(vector.type, [vector.type, numbers.type])
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, kind, name), [vector, numbers]
+    )
+
+
+def _pick_in_halves(builder, vector, numbers):
+    """Registers of eight numbers: from the lower half and from the upper, of which one counts."""
+    low, high = range(WIDTH // 2), range(WIDTH // 2, WIDTH)
+    tables = [_shuffle(builder, vector, vector, half) for half in (low, high)]
+    found = []
+    for half in (low, high):
+        wanted = _shuffle(builder, numbers, numbers, half)
+        below, above = (_named(builder, "llvm.x86.avx2.permps", t, wanted) for t in tables)
+        middle = ir.Constant(wanted.type, [WIDTH // 2] * (WIDTH // 2))
+        found.append(builder.select(builder.icmp_signed("<", wanted, middle), below, above))
+    return _shuffle(builder, *found, range(WIDTH))
 
 
 @intrinsic

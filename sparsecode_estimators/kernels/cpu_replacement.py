@@ -29,7 +29,7 @@ SURELY = 1e-6  # share by which an exchange has to lose before it is tried, for 
 
 
 @part
-def _copy(support, other, k):
+def copy(support, other, k):
     """``k`` atoms of ``other`` and what is known of them."""
     for i in range(k):
         support.atoms[i], support.values[i] = other.atoms[i], other.values[i]
@@ -48,7 +48,7 @@ def product_with(X, row, length, D, e):
 
 
 @part
-def _begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps):
+def begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps):
     """Least squares on the atoms of the largest codes; how many atoms there are."""
     atoms, values, pull, inverse = support.atoms, support.values, support.pull, support.inverse
     column, start, k = support.column, support.listed, 0
@@ -145,22 +145,24 @@ def _in_vain(support, gram, D, whole, e, pull, k, most, positive, eps):
 
 @inlined
 def exchange(
-    X, row, length, D, gram, lengths, Q, most, positive, eps, most_steps, tol,
-    support, trial, field, k, r,
-):  # fmt: skip
-    """Exchanges of one row as long as they help; slopes are known. Returns atoms and exchanges."""
-    now, steps = -1.0, 0
-    while steps < most_steps:
+    X, row, length, D, gram, lengths, most, positive, eps, tol, now, support, trial, field, k, r
+):
+    """An exchange of a row whose slopes are known, if one helps.
+
+    ``now`` is the energy ``‖r‖²`` of its residual, less than zero if that is not known. Returns
+    how many atoms there are after it, and the energy then: less than zero if none helps.
+    """
+    while True:
         e = choose(X, row, D, length, support, field, gram, k, r)
         if e < 0:
-            break
+            return k, -1.0
         field.left[e] = CHOSEN
         pull = product_with(X, row, length, D, e)
         if _in_vain(support, gram, D, lengths[e], e, pull, k, most, positive, eps):
-            break
+            return k, -1.0
         if now < 0:
             now = _energy(X, row, D, length, support, k, r)
-        _copy(trial, support, k)
+        copy(trial, support, k)
         _, scale, _ = extend(trial, gram, D, lengths[e], e, pull, k, positive, eps)
         if scale == 0:  # the chosen ones span it
             look_again(gram, support, field)
@@ -170,9 +172,26 @@ def exchange(
             size = _drop_smallest(trial, field, gram, size, positive)
         after = _energy(X, row, D, length, trial, size, r)
         if not after < now - tol:
+            return k, -1.0
+        copy(support, trial, size)
+        return size, after
+
+
+@inlined
+def exchanges(
+    X, row, length, D, gram, lengths, Q, most, positive, eps, most_steps, tol,
+    support, trial, field, k, r,
+):  # fmt: skip
+    """Exchanges as long as they help; slopes are known. Returns atoms and exchanges."""
+    now, steps = -1.0, 0
+    while steps < most_steps:
+        k, now = exchange(
+            X, row, length, D, gram, lengths, most, positive, eps, tol, now,
+            support, trial, field, k, r,
+        )  # fmt: skip
+        if now < 0:
             break
-        now, k, steps = after, size, steps + 1
-        _copy(support, trial, k)
+        steps += 1
         if steps < most_steps:
             slopes(support, field, gram, Q, row, length, k)
     return k, steps
@@ -191,12 +210,12 @@ def _rows(
     for row in rows:
         length, k, steps = length_of(X, row), 0, 0
         if length > 0:
-            k = _begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
+            k = begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
         for j in range(n_components):
             codes[row, j] = 0
         if length > 0 and max_steps > 0:
             slopes(support, field, gram, Q, row, length, k)
-            k, steps = exchange(
+            k, steps = exchanges(
                 X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
                 support, trial, field, k, r,
             )  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
 from .cpu_select import GROUPS, kth_largest, write_largest
 from .cpu_sparse import largest, share_out
@@ -180,27 +181,6 @@ def _candidates(scores, start, bias, length, reach, unit, signed, least, found):
     return n
 
 
-@part
-def _scores_of(x, row, weight, bias, found, n, out):
-    """True scores in some columns.
-
-    Four at a time: memory then has several requests to answer, which takes half as long.
-    """
-    last = n - 1
-    for i in range(0, n, 4):
-        a, b = found[i], found[min(i + 1, last)]
-        c, d = found[min(i + 2, last)], found[min(i + 3, last)]
-        s = t = u = v = bias.dtype.type(0)
-        for f in range(x.shape[1]):
-            number = x[row, f]
-            s += number * weight[a, f]
-            t += number * weight[b, f]
-            u += number * weight[c, f]
-            v += number * weight[d, f]
-        out[i], out[i + 1] = s + bias[a], t + bias[b]
-        out[i + 2], out[i + 3] = u + bias[c], v + bias[d]
-
-
 @compiled
 def _settle_rows(
     rows, scores, reaches, length, bias, signs, x, weight, atoms, values, settled
@@ -231,8 +211,9 @@ def _settle_rows(
             if _bound_of(scores, start, bias, length, reach, unit, j, signed) >= least:
                 found[m] = j
                 m += 1
-        _scores_of(x, row, weight, bias, found, m, true)
+        products_with(x, row, weight, found, m, true)
         for i in range(m):
+            true[i] += bias[found[i]]
             size[i] = abs(true[i]) if signed else true[i]
         write_largest(found, size, kept, m, k, row, atoms)
         i = 0

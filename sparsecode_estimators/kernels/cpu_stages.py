@@ -7,7 +7,7 @@ import numpy as np
 from .cpu_active_set import border, downdate
 from .cpu_all_atoms import LANES, best_atom, field_without_owner, new_field
 from .cpu_jit import compiled, inlined, part
-from .cpu_replacement import exchange, slopes, towards_column
+from .cpu_replacement import exchanges, product_with, slopes, towards_column
 from .cpu_support import FLOOR, choose, finish, length_of, new_support, project, without_owner
 from .cpu_vectors import bare
 
@@ -27,7 +27,13 @@ def _enter(e, pull, support, gram, D, whole, k, eps):
 
 
 @inlined
-def _stage(X, row, length, D, gram, lengths, Q, support, field, k, room, share, eps, r):
+def _pull(X, row, length, D, Q, e):
+    """Product of an atom with a row of length 1; ``Q`` may have no rows."""
+    return Q[row, e] / length if len(Q) else product_with(X, row, length, D, e)
+
+
+@inlined
+def stage(X, row, length, D, gram, lengths, Q, support, field, k, room, share, eps, r):
     """Atoms with nearly the largest gain come in, one a lane; how many there are then."""
     e, least = choose(X, row, D, length, support, field, gram, k, r), 0.0
     while e >= 0 and room > 0:
@@ -37,7 +43,8 @@ def _stage(X, row, length, D, gram, lengths, Q, support, field, k, room, share, 
         if gain < least:
             break
         before = k
-        k = _enter(e, Q[row, e] / length, support, gram, D, lengths[e], k, eps)
+        pull = _pull(X, row, length, D, Q, e)
+        k = _enter(e, pull, support, gram, D, lengths[e], k, eps)
         room -= k - before
         field.top[lane] = 0
         e = best_atom(field)
@@ -56,7 +63,7 @@ def _aim(support, k):
 
 
 @inlined
-def _least_squares(support, field, gram, k, old, positive):
+def least_squares(support, field, gram, k, old, positive):
     """Codes to least squares on the support, of which ``old`` atoms were there; how many stay.
 
     Newcomers that would turn negative leave before anything moves.
@@ -90,18 +97,18 @@ def _rows(
         if length > 0:
             slopes(support, field, gram, Q, row, length, k)
         while length > 0 and k < most and steps < min(max_steps, LIMIT * most):
-            grown = _stage(
+            grown = stage(
                 X, row, length, D, gram, lengths, Q, support, field, k, room, share, eps, r
             )
             if grown == k:
                 break
-            left = _least_squares(support, field, gram, grown, k, positive)
+            left = least_squares(support, field, gram, grown, k, positive)
             # a single atom always finds a place among codes that may not be negative
             room = most - left if left > k else 1
             k, steps = left, steps + 1
             slopes(support, field, gram, Q, row, length, k)
         if length > 0:
-            k, more = exchange(
+            k, more = exchanges(
                 X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
                 support, trial, field, k, r,
             )  # fmt: skip

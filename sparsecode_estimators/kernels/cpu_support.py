@@ -110,8 +110,8 @@ def choose(X, row, D, length, support, field, gram, k, r):
 
 @inlined
 def _product(gram, D, i, j):
-    """Of two atoms, exactly."""
-    if gram.itemsize != ROUNDED:
+    """Of two atoms, exactly; the Gram matrix may have no rows."""
+    if gram.itemsize != ROUNDED and len(gram) > 0:
         return np.float64(gram[i, j])
     total = 0.0
     for m in range(D.shape[1]):

@@ -1,29 +1,38 @@
-"""The lasso over very many atoms: problems on few candidates, between products with all atoms."""
+r"""The lasso over very many atoms: problems on few candidates, between products with all atoms.
+
+A product of all atoms with a residual r also bounds those with any other residual:
+:math:`|d_j\cdot r'| \le |d_j\cdot r| + \|d_j\|\,\|r'-r\|`, and what is lost in rounding has a
+bound of the same kind. While many atoms may be violated by these bounds, the most promising ones
+are looked at. As soon as few may be, all of them are, which proves that a row is solved without
+one more product. (The spheres of El Ghaoui, Viallon & Rabbani 2012, around a moving centre.)
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .cpu_active_set import ACTIVE, IDLE, activate, descend, new_face, project, settle
-from .cpu_certificate import subtract
+from .cpu_bounds import look, most_violated, new_looked, violated
+from .cpu_certificate import NEAR, subtract
+from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
-from .cpu_working_set import BLOCK, SPARE, finish, gains, scratch, violated
+from .cpu_vectors import bare
+from .cpu_working_set import BLOCK, SPARE, finish, scratch
 
-GREED = 0.35  # candidates are violated by at least this share of the worst violation
+OPEN, UNSURE, DONE = 0, 1, 2  # a row wants a product; one that is not rounded; nothing
 
 
 @inlined
-def _narrow_dot(a, i, b, j):
-    """Product of two rows in their own precision."""
+def _length(a, row):
     total = a.dtype.type(0)
     for m in range(a.shape[1]):
-        total += a[i, m] * b[j, m]
-    return total
+        total += a[row, m] * a[row, m]
+    return np.sqrt(total)
 
 
 @inlined
-def _active(codes, row, found):
-    """Atoms with a code, at most as many as there is room for; how many."""
+def _with_codes(codes, row, found, most):
+    """Write the atoms with a code; how many, at most as many as there is room for."""
     m = 0
     for b in range(0, codes.shape[1], BLOCK):
         stop = min(codes.shape[1], b + BLOCK)
@@ -32,119 +41,157 @@ def _active(codes, row, found):
             some |= codes[row, j] != 0
         if some:
             for j in range(b, stop):
-                if codes[row, j] != 0 and m < found.shape[0]:
+                if codes[row, j] != 0 and m < most:
                     found[m] = j
                     m += 1
     return m
 
 
 @part
-def _make_face(face, cand, p, k, x, row, D, codes, penalty, ridge, independent):
-    """Problem on ``p`` candidates, the first ``k`` of which have codes; how many are active.
+def _admit(face, cand, p, found, m, threshold, residual, D, ridge, penalty, column):
+    """Make candidates of ``m`` atoms, slopes of all of them by the residual; how many there are.
+
+    An infinite threshold keeps atoms from coming twice.
+    """
+    for i in range(m):
+        j = found[i]
+        cand[p], threshold[j] = j, np.inf
+        products_with(D, j, D, cand, p + 1, column)
+        for d in range(p + 1):
+            face.gram[p, d] = face.gram[d, p] = column[d]
+        face.gram[p, p] += ridge
+        face.penalty[p] = penalty[j]
+        face.code[p], face.sign[p], face.state[p] = 0, 0, IDLE
+        p += 1
+    products_with(residual, 0, D, cand, p, column)
+    for d in range(p):
+        face.slope[d] = column[d] - ridge * face.code[d]
+        if face.state[d] != ACTIVE:
+            face.state[d] = IDLE
+    return p
+
+
+@part
+def _begin(face, cand, p, codes, row, ridge, independent):
+    """Make the candidates active whose codes are given; how many are.
 
     Of atoms that depend on others the codes are given up.
     """
-    gram, slope = face.gram, face.slope
+    gram, slope, k = face.gram, face.slope, 0
     for i in range(p):
-        for j in range(i + 1):
-            gram[i, j] = gram[j, i] = _narrow_dot(D, cand[i], D, cand[j])
-        gram[i, i] += ridge
-        slope[i] = _narrow_dot(x, row, D, cand[i])
-        face.penalty[i] = penalty[cand[i]]
-        face.code[i], face.sign[i], face.state[i] = 0, 0, IDLE
-    active = 0
-    for i in range(k):
         value = codes[row, cand[i]]
         codes[row, cand[i]] = 0
-        left = project(face, active, i)
-        if left > independent * gram[i, i] and active + 1 < face.active.shape[0]:
-            activate(face, active, i, left)
+        left = project(face, k, i)
+        if left > independent * gram[i, i] and k + 1 < face.active.shape[0]:
+            activate(face, k, i, left)
             face.state[i], face.sign[i] = ACTIVE, 1 if value > 0 else -1
             face.code[i] = value
-            active += 1
+            k += 1
+        else:
             for j in range(p):
-                slope[j] -= value * gram[i, j]
-    return settle(face, p, active, -1)
+                slope[j] += value * gram[i, j]
+        slope[i] -= ridge * value  # which the Gram matrix has, and the residual has not
+    return settle(face, p, k, -1)
 
 
 @inlined
-def _keep(face, cand, k, x, row, D, codes, room, residual, r):
-    """Write the codes, and the residual that the next product is made with."""
-    exact = room[0]
+def _subtract_codes(face, cand, k, x, row, D, exact, residual, before):
+    """Write the residual; its distance to the one before."""
     for m in range(exact.shape[0]):
         exact[m] = x[row, m]
     for i in range(k):
         place = face.active[i]
-        codes[row, cand[place]] = face.code[place]
         subtract(exact, face.code[place], D, cand[place])
+    total = 0.0
     for m in range(exact.shape[0]):
-        residual[r, m] = exact[m]
+        residual[0, m] = exact[m]
+        total += (exact[m] - before[row, m]) ** 2
+    return np.sqrt(total)
 
 
 @compiled
 def wide_round(
-    places, X, D, penalty, ridge, positive, eps, least, rows, slopes, residual, done, max_steps,
-    codes, gap, energy, n_iter,
+    places, X, D, penalty, ridge, positive, eps, lengths, unit, rounded, begun, rows, slopes,
+    residual, outcome, max_steps, codes, gap, energy, n_iter,
 ):  # fmt: skip
-    """Solve rows on their active atoms and those violated most.
+    """Solve rows as far as the products of all atoms with their residuals tell.
 
     Parameters
     ----------
     places : int array
         Which of ``rows`` to solve.
-    least : float
-        Violations below this share of an atom's penalty are left for later; zero if ``slopes``
-        are exact, so that a row without violation gets its certificate.
+    lengths : array of shape (n_components,)
+        Of the atoms.
+    unit : float
+        Slopes are off by at most this times the lengths of atom and residual.
+    rounded : bool
+        Whether slopes are of rounded numbers; if not, rows get a certificate when no atom
+        can be added.
+    begun : bool
+        Whether there are codes already; if not, reading their pages would make writing to
+        them several times slower.
     rows : int array of shape (m,)
         Rows that are open.
     slopes : array of shape (m, n_components)
         Products of all atoms with their residuals; written to.
     residual : array of shape (n, n_features)
-        Receives those of the new codes.
-    done : bool array of shape (n,)
-        Receives whether no atom is violated, or nothing more can be done.
+        Of the codes; receives those of the new ones.
+    outcome : int8 array of shape (n,)
+        Receives ``OPEN``, ``UNSURE`` or ``DONE``.
     others
         As in :func:`~.cpu_working_set.working_set`; ``codes`` are where to start.
     """
+    slopes, lengths = bare(slopes), bare(lengths)
     n_components, n_features = D.shape
+    number = D.dtype.type
     independent = eps**0.7
     most = n_components if ridge > 0 else min(n_components, n_features)
     cap = min(n_components, 2 * most + SPARE)
     face = new_face(np.zeros((cap, cap), D.dtype), most + 1)
-    cand, found = np.zeros(cap, np.int64), np.zeros(cap, np.int64)
-    threshold = np.zeros(n_components, D.dtype)
-    blocks = np.zeros(-(-n_components // BLOCK), D.dtype)
-    room = scratch(n_features, most + 1)
-    one = D.dtype.type(1)
+    cand, column = np.zeros(cap, np.int64), np.zeros(cap + 3, D.dtype)
+    looked, room = new_looked(penalty), scratch(n_features, most + 1)
+    given = np.zeros(cap, np.int64)
+    near, found, threshold = looked.near, looked.violated, looked.threshold
+    now = np.empty((1, n_features), D.dtype)
+    threshold[:] = penalty
     for place in places:
-        r, slope = rows[place], slopes[place]
-        top, size = D.dtype.type(0), D.dtype.type(0)
-        for j in range(n_components):
-            threshold[j] = (one + least) * penalty[j]
-        k = _active(codes, r, cand)
-        for i in range(k):
-            threshold[cand[i]] = np.inf
-        largest = gains(slope, threshold, positive, blocks)
-        for f in range(n_features):
-            top += X[r, f] * X[r, f]
-            size += residual[r, f] * residual[r, f]
-        tol = D.dtype.type(eps) * np.sqrt(top)
-        cut = max(D.dtype.type(4 * eps) * np.sqrt(size), D.dtype.type(GREED) * largest)
-        m = 0
-        if n_iter[r] < max_steps:
-            m = violated(slope, threshold, positive, blocks, cut, found, cap - k)
-        for i in range(m):
-            cand[k + i] = found[i]
-        p = k + m
-        before = n_iter[r]
-        k = _make_face(face, cand, p, k, X, r, D, codes, penalty, ridge, independent)
-        if m > 0:
-            k, steps = descend(face, p, k, positive, tol, independent, max_steps - before)
-            n_iter[r] += steps
-        done[r] = m == 0 or n_iter[r] == before
-        if done[r] and least == 0:
+        r, start = rows[place], place * n_components
+        slope, before, size = slopes[place], n_iter[r], _length(residual, r)
+        tol, least = number(eps * _length(X, r)), number(4 * eps * size)
+        now[0] = residual[r]
+        m = _with_codes(codes, r, given, cap) if begun else 0
+        p = _admit(face, cand, 0, given, m, threshold, now, D, ridge, penalty, column)
+        k = _begin(face, cand, p, codes, r, ridge, independent)
+        cut = number(0)
+        m = most_violated(slopes, start, lengths, least, positive, looked)
+        m = min(m, cap - p) if before < max_steps else 0
+        while True:
+            if m > 0:
+                p = _admit(face, cand, p, found, m, threshold, now, D, ridge, penalty, column)
+                k, steps = descend(face, p, k, positive, tol, independent, max_steps - n_iter[r])
+                n_iter[r] += steps
+            way = _subtract_codes(face, cand, k, X, r, D, room[0], now, residual)
+            reach = way + unit * size
+            n, all_, cut = look(
+                slopes, start, lengths, reach, 1 - NEAR, cut, now, D, positive, looked
+            )
+            m = violated(looked, n, penalty, least if all_ else max(least, cut), positive)
+            if m == 0 or p + m > cap or n_iter[r] >= max_steps:
+                break
+        solved = all_ and (m == 0 or n_iter[r] >= max_steps)
+        if solved or (n_iter[r] == before and not rounded):
+            for i in range(n):
+                slope[near[i]] = looked.slope[i]
+            for d in range(p):
+                slope[cand[d]] = face.slope[d]
             gap[r], energy[r] = finish(
                 X, r, D, cand, face, k, ridge, slope, penalty, positive, room, codes
             )
+            outcome[r] = DONE
         else:
-            _keep(face, cand, k, X, r, D, codes, room, residual, r)
+            for i in range(k):
+                codes[r, cand[face.active[i]]] = face.code[face.active[i]]
+            residual[r] = now[0]
+            outcome[r] = UNSURE if n_iter[r] == before else OPEN
+        for d in range(p):
+            threshold[cand[d]] = penalty[cand[d]]
