@@ -17,10 +17,11 @@ from sparsecode_estimators.kernels import cpu
 SIGNS = [True, False]
 
 
-def solve(make, X, D, k, *, positive, share=0.6, max_steps=1000, tol=1e-14, wide=False):
+def solve(make, X, D, k, *, positive, share=0.6, depth=0.2, max_steps=1000, tol=1e-14, wide=False):
     """With ``wide`` there is no Gram matrix."""
-    options = {"positive": positive, "share": share, "max_steps": max_steps, "tol": tol}
-    return make.stages(X, D, None if wide else D @ D.T, k=k, **options)
+    options = {"positive": positive, "share": share, "depth": depth}
+    limits = {"max_steps": max_steps, "tol": tol}
+    return make.stages(X, D, None if wide else D @ D.T, k=k, **options, **limits)
 
 
 SIZES = [(60, 8, 16, 3), (40, 12, 100, 9), (20, 10, 6, 5), (30, 40, 200, 15), (6, 20, 1500, 9)]
@@ -60,7 +61,7 @@ def test_a_share_of_one_takes_one_atom_after_the_other(positive):
     options = {"n_nonzero_coefs": 6, "positive_code": positive}
     omp = sparse_encode(X.numpy(), D.numpy(), solver="omp", **options)
     after = sparse_encode(X.numpy(), D.numpy(), solver="omp_replacement", init=omp, **options)
-    found = solve(cpu, X, D, 6, positive=positive, share=1.0)
+    found = solve(cpu, X, D, 6, positive=positive, share=1.0, depth=1.0)
     same = np.abs(found.codes.numpy() - after).max(axis=1) < 1e-8
     assert same.mean() > (0.9 if positive else 0.999)  # a refit may drop an atom earlier
 
@@ -108,7 +109,7 @@ def test_awkward_rows(problem, positive, dtype, wide):
 @pytest.mark.parametrize("positive", SIGNS)
 def test_a_rounded_gram_matrix_chooses_the_same_atoms(positive):
     X, D = rows(60, 60, 230, 8, seed=215, positive=positive, dtype=torch.float32)
-    options = {"k": 8, "positive": positive, "share": 0.6, "max_steps": 1000, "tol": 1e-14}
+    options = {"k": 8, "positive": positive, "share": 0.6, "depth": 0.2, "max_steps": 1000, "tol": 1e-14}
     found = cpu.stages(X, D, rounded.gram(D), **options)
     meant = cpu.stages(X, D, D @ D.T, **options)
     same = ((found.codes != 0) == (meant.codes != 0)).all(1)

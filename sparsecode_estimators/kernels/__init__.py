@@ -37,6 +37,7 @@ ROUNDING = 1e-14  # of an energy of 1 in double precision, after some operations
 LOOKS = 6  # at all atoms, that a row takes in stages and exchanges
 SMALL_GRAM = 2**10  # atoms up to which it is made even for one row
 SHARE = 0.6  # of the largest product with the residual, from which on atoms enter together
+DEPTH = 0.2  # of the largest one at a look, down to which stages go on without another look
 
 
 @cache
@@ -288,22 +289,25 @@ def stages(
     k: int,
     positive: bool,
     share: float = SHARE,
+    depth: float = DEPTH,
     max_steps: int,
     tol: float,
 ) -> Answer:
     r"""Lower :math:`\tfrac12\|x-sD\|^2` by several atoms at once, then by exchanges.
 
-    A stage takes the atoms whose products with the residual are at least ``share`` times the
-    largest one, as many as there is room for, the largest first, and refits; for positive codes
-    only positive products count, and a refit drops what would turn negative. Of atoms whose
-    numbers differ by a multiple of 64 one enters at a time. With ``k`` atoms, or when none is
+    At a look at all atoms, the best of each 64 classes (of atoms whose numbers differ by a multiple
+    of 64) is a candidate. A stage takes the candidates whose products with the residual are at
+    least ``share`` times the largest one, as many as there is room for, the largest first, and
+    refits; for positive codes only positive products count, and a refit drops what would turn
+    negative. The next stage is among the same candidates, until none has ``depth`` times the
+    largest product at the look; then there is another look. With ``k`` atoms, or when none is
     useful, exchanges follow as in :func:`replacement`.
 
     Parameters
     ----------
     X, D, gram, k, positive, tol
         As for :func:`replacement`.
-    share : float in (0, 1]
+    share, depth : float in (0, 1]
     max_steps : int
         Most stages of a row, and most exchanges after them.
 
@@ -316,5 +320,5 @@ def stages(
     make = _make(X, D) if served else reference_stages
     tol = max(tol, ROUNDING)
     return make.stages(
-        X, D, gram, k=k, positive=positive, share=share, max_steps=max_steps, tol=tol
+        X, D, gram, k=k, positive=positive, share=share, depth=depth, max_steps=max_steps, tol=tol
     )

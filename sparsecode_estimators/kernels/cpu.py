@@ -245,7 +245,7 @@ def replacement(
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.replacement`."""
     if gram is None:
-        return _wide_exchanges(X, D, start, (k, positive, 1.0), max_steps, tol)
+        return _wide_exchanges(X, D, start, (k, positive, 1.0, 1.0), max_steps, tol)
     return _with_exchanges(_replacement, X, D, gram, start, (k, positive), max_steps, tol)
 
 
@@ -257,13 +257,14 @@ def stages(
     k: int,
     positive: bool,
     share: float,
+    depth: float,
     max_steps: int,
     tol: float,
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.stages`."""
     if gram is None:
-        return _wide_exchanges(X, D, None, (k, positive, share), max_steps, tol)
-    return _with_exchanges(_stages, X, D, gram, None, (k, positive, share), max_steps, tol)
+        return _wide_exchanges(X, D, None, (k, positive, share, depth), max_steps, tol)
+    return _with_exchanges(_stages, X, D, gram, None, (k, positive, share, depth), max_steps, tol)
 
 
 def _with_exchanges(
@@ -292,7 +293,7 @@ def _wide_exchanges(
     X: Tensor,
     D: Tensor,
     start: Tensor | None,
-    options: tuple[int, bool, float],
+    options: tuple[int, bool, float, float],
     max_steps: int,
     tol: float,
 ) -> Answer:
@@ -301,7 +302,7 @@ def _wide_exchanges(
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
     rows, atoms = _arrays(X, D)
-    k, positive, share = options
+    k, positive, share, depth = options
     eps, lengths, gram = float(np.finfo(rows.dtype).eps), _squares(atoms), no_gram(atoms)
     multiplier = D.bfloat16() if _rounds(D) else D
     size = max(PART, min(_together(D), TOGETHER[1] // (k + 1) ** 2))
@@ -313,7 +314,7 @@ def _wide_exchanges(
         if start is not None:
             first = (x, atoms, gram, lengths, k, positive, eps, out[0], state)
             in_chunks(begin_wide, len(x), PART, *first)
-        given = (x, atoms, gram, lengths, k, positive, share, eps, max_steps, tol)
+        given = (x, atoms, gram, lengths, k, positive, share, depth, eps, max_steps, tol)
         while len(waiting := np.flatnonzero(open_)):
             r = torch.from_numpy(state.residual[waiting])
             slopes = _slopes(r, multiplier, room[: len(r)]).numpy()

@@ -6,8 +6,10 @@ import numpy as np
 
 from .cpu_active_set import border, downdate
 from .cpu_all_atoms import LANES, best_atom, field_without_owner, new_field
+from .cpu_certificate import dot
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import exchanges, product_with, slopes, towards_column
+from .cpu_rounded_atoms import residual
 from .cpu_support import FLOOR, choose, finish, length_of, new_support, project, without_owner
 from .cpu_vectors import bare
 
@@ -30,25 +32,6 @@ def _enter(e, pull, support, gram, D, whole, k, eps):
 def _pull(X, row, length, D, Q, e):
     """Product of an atom with a row of length 1; ``Q`` may have no rows."""
     return Q[row, e] / length if len(Q) else product_with(X, row, length, D, e)
-
-
-@inlined
-def stage(X, row, length, D, gram, lengths, Q, support, field, k, room, share, eps, r):
-    """Atoms with nearly the largest gain come in, one a lane; how many there are then."""
-    e, least = choose(X, row, D, length, support, field, gram, k, r), 0.0
-    while e >= 0 and room > 0:
-        lane = e % LANES
-        gain = np.float64(field.gain[lane])
-        least = max(least, share * share * gain)
-        if gain < least:
-            break
-        before = k
-        pull = _pull(X, row, length, D, Q, e)
-        k = _enter(e, pull, support, gram, D, lengths[e], k, eps)
-        room -= k - before
-        field.top[lane] = 0
-        e = best_atom(field)
-    return k
 
 
 @inlined
@@ -83,9 +66,73 @@ def least_squares(support, field, gram, k, old, positive):
     return towards_column(support, field, gram, k, positive)
 
 
+@inlined
+def _enter_best(
+    X, row, length, D, gram, lengths, Q, support, field, e, k, room, share, least, eps
+):  # fmt: skip
+    """Candidates with nearly the largest gain come in; how many atoms there are then."""
+    floor = -1.0
+    while e >= 0 and room > 0:
+        lane = e % LANES
+        gain = np.float64(field.gain[lane])
+        if floor < 0:
+            floor = max(least, share * share * gain)
+        if gain < floor:
+            break
+        before = k
+        pull = _pull(X, row, length, D, Q, e)
+        k = _enter(e, pull, support, gram, D, lengths[e], k, eps)
+        room -= k - before
+        field.top[lane] = 0
+        e = best_atom(field)
+    return k
+
+
+@part
+def _look_at_candidates(X, row, D, length, support, field, k, least, r):
+    """Gains of the candidates, one a lane, by the residual as it is now; the best one or -1."""
+    residual(X, row, D, length, support.atoms, support.values, k, r)
+    for lane in range(LANES):
+        if field.top[lane] < least:
+            field.top[lane] = 0
+            continue
+        slope = dot(r, D, int(field.place[lane]) + lane)
+        counts = (slope if field.positive else abs(slope)) > field.floor
+        field.top[lane] = slope * slope if counts else 0
+    return best_atom(field)
+
+
+@inlined
+def look(
+    X, row, length, D, gram, lengths, Q, most, positive, share, depth, eps, most_steps,
+    support, field, k, room, r,
+):  # fmt: skip
+    """Stages among the best atom of each lane, by slopes of all atoms that are known.
+
+    Returns how many atoms there are, for how many there is room, and the number of stages.
+    """
+    e, steps, least = choose(X, row, D, length, support, field, gram, k, r), 0, 0.0
+    if e >= 0:
+        least = depth * depth * np.float64(field.gain[e % LANES])
+    while steps < most_steps:
+        grown = _enter_best(
+            X, row, length, D, gram, lengths, Q, support, field, e, k, room, share, least, eps
+        )
+        if grown == k:
+            break
+        left = least_squares(support, field, gram, grown, k, positive)
+        # a single atom always finds a place among codes that may not be negative
+        room = most - left if left > k else 1
+        k, steps = left, steps + 1
+        if k == most:
+            break
+        e = _look_at_candidates(X, row, D, length, support, field, k, least, r)
+    return k, room, steps
+
+
 @part
 def _rows(
-    rows, X, D, gram, lengths, Q, most, positive, share, eps, max_steps, tol, codes, energy, n_iter,
+    rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy, n_iter,
     support, trial, field, r,
 ):  # fmt: skip
     """The work itself, in which no references to arrays are counted."""
@@ -97,16 +144,15 @@ def _rows(
         if length > 0:
             slopes(support, field, gram, Q, row, length, k)
         while length > 0 and k < most and steps < min(max_steps, LIMIT * most):
-            grown = stage(
-                X, row, length, D, gram, lengths, Q, support, field, k, room, share, eps, r
-            )
-            if grown == k:
+            k, room, more = look(
+                X, row, length, D, gram, lengths, Q, most, positive, share, depth, eps,
+                min(max_steps, LIMIT * most) - steps, support, field, k, room, r,
+            )  # fmt: skip
+            if more == 0:
                 break
-            left = least_squares(support, field, gram, grown, k, positive)
-            # a single atom always finds a place among codes that may not be negative
-            room = most - left if left > k else 1
-            k, steps = left, steps + 1
+            steps += more
             slopes(support, field, gram, Q, row, length, k)
+        more = 0
         if length > 0:
             k, more = exchanges(
                 X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
@@ -118,17 +164,19 @@ def _rows(
 
 @compiled
 def stages(
-    rows, X, D, gram, lengths, Q, most, positive, share, eps, max_steps, tol, codes, energy, n_iter
+    rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy, n_iter
 ):
     r"""Lower :math:`\tfrac12\|x-sD\|^2` by several atoms at once, then by exchanges.
 
-    A stage takes those atoms whose products with the residual are at least ``share`` times the
-    largest one, the largest of each of 64 classes of atoms, and refits. So slopes of all atoms, a
-    sum of rows of the Gram matrix, are needed once a stage and not once an atom.
+    The largest product of each of 64 classes of atoms with the residual makes a candidate. A stage
+    takes the candidates with at least ``share`` times the largest one, and refits. The next stage is
+    among the same candidates, as long as one has ``depth`` times the largest of all at the
+    last look. So slopes of all atoms, a sum of rows of the Gram matrix, are needed once for
+    several stages.
 
     Parameters
     ----------
-    share : float
+    share, depth : float
         In (0, 1].
     max_steps : int
         Most stages of a row, and most exchanges after them.
@@ -143,6 +191,6 @@ def stages(
     field = new_field(X, gram.shape[1], FLOOR * eps * np.sqrt(shortest), 0.0, positive)
     r = np.empty(n_features)
     _rows(
-        rows, X, D, gram, lengths, Q, most, positive, share, eps, max_steps, tol, codes, energy,
+        rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy,
         n_iter, support, trial, field, r,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from .cpu_all_atoms import CHOSEN, LANES, new_field
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import begin, exchange
 from .cpu_rounded_atoms import residual
-from .cpu_stages import LIMIT, least_squares, stage
+from .cpu_stages import LIMIT, look
 from .cpu_support import FLOOR, Support, finish, length_of, look_again, new_support
 
 
@@ -128,16 +128,16 @@ def begin_wide(rows, X, D, gram, lengths, most, positive, eps, codes, state):
 
 @compiled
 def wide_stages(
-    places, X, D, gram, lengths, most, positive, share, eps, max_steps, tol, rows, slopes, state,
+    places, X, D, gram, lengths, most, positive, share, depth, eps, max_steps, tol, rows, slopes, state,
     open_, codes, energy, n_iter,
 ):  # fmt: skip
-    """One stage or one exchange of each row.
+    """Stages of each row for which one look at all atoms is enough, or one exchange.
 
     Parameters
     ----------
     places : int array
         Which of ``rows`` to go on with.
-    X, D, lengths, most, positive, share, eps, max_steps, tol
+    X, D, lengths, most, positive, share, depth, eps, max_steps, tol
         As in :func:`~.cpu_stages.stages`.
     gram : array of shape (0, width)
         :func:`no_gram`.
@@ -167,18 +167,15 @@ def wide_stages(
                 field.left[support.atoms[i]] = CHOSEN
             look_again(gram, support, field)
             if state.room[row] > 0 and state.stages[row] < min(max_steps, LIMIT * most):
-                grown = stage(
-                    X, row, length, D, gram, lengths, no_products, support, field, k,
-                    state.room[row], share, eps, r,
+                most_steps = min(max_steps, LIMIT * most) - state.stages[row]
+                k, state.room[row], steps = look(
+                    X, row, length, D, gram, lengths, no_products, most, positive, share, depth,
+                    eps, most_steps, support, field, k, state.room[row], r,
                 )  # fmt: skip
-                waits = grown > k
+                state.stages[row] += steps
+                waits = steps > 0
             if waits:
-                left = least_squares(support, field, gram, grown, k, positive)
-                # a single atom always finds a place among codes that may not be negative
-                room = most - left if left > k else 1
-                state.room[row] = room if left < most else 0
-                state.stages[row] += 1
-                k = left
+                state.room[row] = state.room[row] if k < most else 0
             elif state.exchanges[row] < max_steps:
                 state.room[row] = 0
                 k, state.energy[row] = exchange(

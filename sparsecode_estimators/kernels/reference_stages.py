@@ -21,6 +21,7 @@ def stages(
     k: int,
     positive: bool,
     share: float,
+    depth: float,
     max_steps: int,
     tol: float,
 ) -> Answer:
@@ -33,23 +34,37 @@ def stages(
     n_iter = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     floor = 10 * torch.finfo(X.dtype).eps * x.norm(dim=1, keepdim=True) * d.norm(dim=1).min()
     room = torch.full_like(n_iter, k)
-    rows, flops = torch.arange(len(x), device=x.device), 0
-    for _ in range(min(max_steps, LIMIT * k)):
-        if not len(rows):
-            break
-        before = codes[rows]
-        slope = (x[rows] - before @ d) @ d.T
+    most, flops = min(max_steps, LIMIT * k), 0
+
+    def gains(rows: Tensor) -> Tensor:
+        slope = (x[rows] - codes[rows] @ d) @ d.T
         gain = slope if positive else slope.abs()
-        gain = gain.masked_fill((before != 0) | (gain <= floor[rows]), 0.0)
-        newcomers = _nearly_best(gain, share, room[rows])
-        after, spent = _refit(x[rows], d, before, newcomers, k, positive)
-        flops += spent + 4 * len(rows) * d.numel()
-        entered = newcomers.any(1)
-        codes[rows] = after
-        n_iter[rows] += entered
-        size, grown = (after != 0).sum(1), (after != 0).sum(1) > (before != 0).sum(1)
-        room[rows] = torch.where(grown, k - size, 1)
-        rows = rows[entered & (size < k)]
+        return gain.masked_fill((codes[rows] != 0) | (gain <= floor[rows]), 0.0)
+
+    rows = torch.arange(len(x), device=x.device) if most else room[:0]
+    while len(rows):
+        gain = gains(rows)
+        candidates, least = _best_of_each_class(gain), depth * gain.amax(1, keepdim=True)
+        entered_any = torch.zeros_like(rows, dtype=torch.bool)
+        places = torch.arange(len(rows), device=x.device)
+        while len(places):
+            here = rows[places]
+            candidates[places] &= gain >= least[places]
+            newcomers = _nearly_best(gain * candidates[places], share, room[here])
+            entered = newcomers.any(1)
+            places, here, newcomers = places[entered], here[entered], newcomers[entered]
+            candidates[places] &= ~newcomers
+            before = (codes[here] != 0).sum(1)
+            codes[here], spent = _refit(x[here], d, codes[here], newcomers, k, positive)
+            flops += spent + 4 * len(here) * d.numel()
+            n_iter[here] += 1
+            size = (codes[here] != 0).sum(1)
+            room[here] = torch.where(size > before, k - size, 1)
+            entered_any[places] = True
+            places = places[(size < k) & (n_iter[here] < most)]
+            gain = gains(rows[places])
+        full = (codes[rows] != 0).sum(1) == k
+        rows = rows[entered_any & ~full & (n_iter[rows] < most)]
     answer = replacement(
         X, D, gram, k=k, positive=positive, start=codes, max_steps=max_steps, tol=tol
     )
@@ -57,17 +72,23 @@ def stages(
     return answer._replace(n_iter=n_iter + answer.n_iter, flops=answer.flops + flops)
 
 
-def _nearly_best(gain: Tensor, share: float, room: Tensor) -> Tensor:
-    """The best atom of each class if it is nearly the best of all, as many as there is room for."""
+def _best_of_each_class(gain: Tensor) -> Tensor:
+    """Which atoms these are, of those that have a gain; shape (n, n_components)."""
     n, n_components = gain.shape
     padded = torch.nn.functional.pad(gain, (0, -n_components % CLASSES))
     best, block = padded.view(n, -1, CLASSES).max(1)
     place = block * CLASSES + torch.arange(CLASSES, device=gain.device)
-    best, order = best.sort(dim=1, descending=True, stable=True)
-    rank = torch.arange(CLASSES, device=gain.device)
-    chosen = (best > 0) & (best >= share * best[:, :1]) & (rank < room[:, None])
     mask = torch.zeros_like(padded, dtype=torch.bool)
-    return mask.scatter_(1, place.gather(1, order), chosen)[:, :n_components]
+    return mask.scatter_(1, place, best > 0)[:, :n_components].contiguous()
+
+
+def _nearly_best(gain: Tensor, share: float, room: Tensor) -> Tensor:
+    """Atoms that are nearly the best, as many as there is room for."""
+    n_components = gain.shape[1]
+    best, order = gain.topk(min(CLASSES, n_components), dim=1)
+    rank = torch.arange(best.shape[1], device=gain.device)
+    chosen = (best > 0) & (best >= share * best[:, :1]) & (rank < room[:, None])
+    return torch.zeros_like(gain, dtype=torch.bool).scatter_(1, order, chosen)
 
 
 def _refit(
