@@ -77,6 +77,45 @@ def test_rounded_products_change_nothing(monkeypatch):
     assert rounded.gap.max() < 1e-7
 
 
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize(("alpha", "dtype"), [(0.05, torch.float32), (1e-3, torch.float64)])
+def test_bounds_prove_what_products_with_all_atoms_would(
+    alpha, dtype, positive, rounded, monkeypatch
+):
+    """More atoms than are looked at, some of them twice; with a small penalty bounds never help."""
+    X, D = tensors(40, 40, 3000, 8, seed=90, positive=positive, dtype=dtype)
+    D[1500:1600] = D[:100]
+    monkeypatch.setattr(cpu, "rounded_is_faster", lambda device: rounded)
+    start = (X @ D.T).where(torch.arange(3000) % 50 == 0, 0.0).clamp(min=0) / 8
+    exact = solve(cpu, X.double(), D.double(), alpha, positive=positive)
+    scale = 0.5 * X.double().square().sum(1)
+    assert (exact.gap <= 1e-12 * scale).all()
+
+    def objective(found):
+        s = found.codes.double()
+        residual = X.double() - s @ D.double()
+        return 0.5 * residual.square().sum(1) + alpha * s.abs().sum(1)
+
+    rounding = 1e-6 if dtype == torch.float32 else 1e-12
+    for init in (None, start):
+        found = solve(cpu, X, D, alpha, positive=positive, start=init, wide=True)
+        excess = objective(found) - objective(exact)
+        assert (excess <= found.gap + exact.gap + 1e-12).all()
+        assert (excess <= rounding * scale).all()
+        assert (found.gap <= rounding * scale).all()
+
+
+def test_bounds_save_products(monkeypatch):
+    X, D = tensors(30, 100, 3000, 5, seed=91, positive=True, dtype=torch.float32)
+    looks, product = [], cpu._slopes
+    monkeypatch.setattr(cpu, "_slopes", lambda r, *args: looks.append(len(r)) or product(r, *args))
+    found = solve(cpu, X, D, 0.1, positive=True, wide=True)
+    assert sum(looks) < 4 * len(X)
+    assert found.n_iter.double().mean() > 4
+    assert found.flops == 2 * (sum(looks) * D.numel() + int(found.n_iter.sum()) * 8 * 100)
+
+
 def test_a_limit_of_steps_is_kept():
     X, D = tensors(40, 30, 200, 5, seed=89, positive=True)
     for wide in (False, True):

@@ -107,9 +107,27 @@ def test_awkward_rows(problem, positive, dtype, wide):
 
 
 @pytest.mark.parametrize("positive", SIGNS)
+def test_rounded_products_choose_the_same_atoms(positive, monkeypatch):
+    X, D = rows(60, 60, 1500, 8, seed=216, positive=positive, dtype=torch.float32)
+    meant = solve(cpu, X, D, 8, positive=positive)
+    monkeypatch.setattr(cpu, "rounded_is_faster", lambda device: True)
+    found = solve(cpu, X, D, 8, positive=positive, wide=True)
+    same = ((found.codes != 0) == (meant.codes != 0)).all(1)
+    assert same.double().mean() > 0.95
+    np.testing.assert_allclose(found.codes[same], meant.codes[same], atol=1e-5)
+
+
+@pytest.mark.parametrize("positive", SIGNS)
 def test_a_rounded_gram_matrix_chooses_the_same_atoms(positive):
     X, D = rows(60, 60, 230, 8, seed=215, positive=positive, dtype=torch.float32)
-    options = {"k": 8, "positive": positive, "share": 0.6, "depth": 0.2, "max_steps": 1000, "tol": 1e-14}
+    options = {
+        "k": 8,
+        "positive": positive,
+        "share": 0.6,
+        "depth": 0.2,
+        "max_steps": 1000,
+        "tol": 1e-14,
+    }
     found = cpu.stages(X, D, rounded.gram(D), **options)
     meant = cpu.stages(X, D, D @ D.T, **options)
     same = ((found.codes != 0) == (meant.codes != 0)).all(1)

@@ -17,9 +17,11 @@ def stagewise(
 
     Donoho, Tsaig, Drori & Starck (2012), "Sparse solution of underdetermined systems of linear
     equations by stagewise orthogonal matching pursuit": a stage takes every atom whose product
-    with the residual is above a threshold, here 0.6 of the largest, and refits. The support
-    is full after a third as many looks at all atoms as ``omp`` needs, and exchanges mend
-    what a stage took too early. The guarantees of ``omp`` do not hold for a stage.
+    with the residual is above a threshold, here 0.6 of the largest, and refits. The next stages
+    are among the candidates of the same look at all atoms, as long as these have 0.2 of its
+    largest product. So the support is full after three looks or four, where ``omp`` needs k, and
+    exchanges mend what a stage took too early. The guarantees of ``omp`` do not hold for a stage.
+    Of few rows and many atoms no Gram matrix is made.
 
     Parameters
     ----------
@@ -50,8 +52,9 @@ def stagewise(
 def _flops(problem: KSparse, answer: kernels.Answer) -> int:
     """As the kernel has counted, else what compiled loops do.
 
-    Products with the row; for each stage or exchange a sum of at most k rows of the Gram matrix;
-    for each atom a border of the inverse; the last residual.
+    Products with the row; for each stage or exchange (of stages that share a look, once too often)
+    a sum of at most k rows of the Gram matrix; for each atom a border of the inverse; the last
+    residual.
     """
     if answer.flops is not None:
         return answer.flops

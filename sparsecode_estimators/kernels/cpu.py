@@ -62,8 +62,9 @@ def working_set(
     rows, atoms, prices = (t.detach().contiguous().numpy() for t in (X, D, penalty))
     given = (rows, atoms, prices, float(ridge), positive, float(np.finfo(rows.dtype).eps))
     out = (codes.numpy(), gap, energy, n_iter)
-    make(given, gram, start is not None, max_steps, out)
-    return Answer(codes, torch.from_numpy(gap), torch.from_numpy(energy), torch.from_numpy(n_iter))
+    flops = make(given, gram, start is not None, max_steps, out)
+    answers = (torch.from_numpy(gap), torch.from_numpy(energy), torch.from_numpy(n_iter))
+    return Answer(codes, *answers, flops=flops)
 
 
 def _start(X: Tensor, n_components: int, start: Tensor | None) -> Tensor:
@@ -89,7 +90,8 @@ def _many(
 
 def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """``ABᵀ`` in as many threads as torch uses; NumPy has a number of its own."""
-    return (torch.from_numpy(A) @ torch.from_numpy(B).T).numpy()
+    out = _room(len(A), torch.from_numpy(B))
+    return torch.mm(torch.from_numpy(A), torch.from_numpy(B).T, out=out).numpy()
 
 
 def _few(
@@ -146,17 +148,17 @@ def _few_lasso(
 
 def _wide(
     given: tuple[Any, ...], gram: Tensor | None, warm: bool, max_steps: int, out: tuple[Any, ...]
-) -> None:
+) -> int:
     """No Gram matrix: products of many rows with all atoms, between problems on few atoms.
 
     Products are of rounded numbers where the processor is faster with them; few rows need
-    others to prove that they are solved.
+    others to prove that they are solved. Returns the number of operations.
     """
     rows, atoms, *options = given
     D = torch.from_numpy(atoms)
     lengths = torch.linalg.vector_norm(D, dim=1).numpy()
     known = [(D.bfloat16(), True), (D, False)] if _rounds(D) else [(D, False)]
-    size = _together(D)
+    size, looks = _together(D), 0
     room = _room(min(size, len(rows)), D)
     for begin in range(0, len(rows), size):
         batch = slice(begin, begin + size)
@@ -173,7 +175,9 @@ def _wide(
                 state = (open_rows, slopes, residual, outcome, max_steps)
                 more = (X, atoms, *options, *kinds, *state, *answers)
                 in_chunks(wide_round, len(open_rows), PART, *more)
-                begun = True
+                begun, looks = True, looks + len(open_rows)
+    added = int(out[-1].sum())
+    return 2 * (looks * D.numel() + added * 8 * D.shape[1])
 
 
 def _rounds(D: Tensor) -> bool:
@@ -306,7 +310,7 @@ def _wide_exchanges(
     eps, lengths, gram = float(np.finfo(rows.dtype).eps), _squares(atoms), no_gram(atoms)
     multiplier = D.bfloat16() if _rounds(D) else D
     size = max(PART, min(_together(D), TOGETHER[1] // (k + 1) ** 2))
-    room = _room(min(size, n), D)
+    room, looks = _room(min(size, n), D), 0
     for begin in range(0, n, size):
         batch = slice(begin, begin + size)
         x, out = rows[batch], [a[batch] for a in (codes.numpy(), energy, n_iter)]
@@ -318,9 +322,11 @@ def _wide_exchanges(
         while len(waiting := np.flatnonzero(open_)):
             r = torch.from_numpy(state.residual[waiting])
             slopes = _slopes(r, multiplier, room[: len(r)]).numpy()
+            looks += len(waiting)
             more = (*given, waiting, slopes, state, open_, *out)
             in_chunks(wide_stages, len(waiting), PART, *more)
-    return _without_gap(codes, energy, n_iter)
+    flops = 2 * (looks * D.numel() + n * (k**3 + 3 * k * D.shape[1]))
+    return _without_gap(codes, energy, n_iter)._replace(flops=flops)
 
 
 def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:

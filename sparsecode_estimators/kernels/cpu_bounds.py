@@ -139,7 +139,8 @@ def most_violated(slopes, start, lengths, least, positive, looked):
     worst = _tops(slopes, start, looked, positive)
     cut = number(max(least, GREED * worst))
     n = _above(slopes, start, lengths, number(0), number(1), cut, positive, looked)
-    looked.violated[:n] = looked.near[:n]
+    for i in range(n):
+        looked.violated[i] = looked.near[i]
     return n
 
 

@@ -132,8 +132,8 @@ def look(
 
 @part
 def _rows(
-    rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy, n_iter,
-    support, trial, field, r,
+    rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy,
+    n_iter, support, trial, field, r,
 ):  # fmt: skip
     """The work itself, in which no references to arrays are counted."""
     X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
@@ -164,14 +164,15 @@ def _rows(
 
 @compiled
 def stages(
-    rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy, n_iter
-):
+    rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy,
+    n_iter,
+):  # fmt: skip
     r"""Lower :math:`\tfrac12\|x-sD\|^2` by several atoms at once, then by exchanges.
 
     The largest product of each of 64 classes of atoms with the residual makes a candidate. A stage
-    takes the candidates with at least ``share`` times the largest one, and refits. The next stage is
-    among the same candidates, as long as one has ``depth`` times the largest of all at the
-    last look. So slopes of all atoms, a sum of rows of the Gram matrix, are needed once for
+    takes the candidates with at least ``share`` times the largest one, and refits. The next stage
+    is among the same candidates, as long as one has ``depth`` times the largest of all at the last
+    look. So slopes of all atoms, a sum of rows of the Gram matrix, are needed once for
     several stages.
 
     Parameters
@@ -191,6 +192,6 @@ def stages(
     field = new_field(X, gram.shape[1], FLOOR * eps * np.sqrt(shortest), 0.0, positive)
     r = np.empty(n_features)
     _rows(
-        rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy,
-        n_iter, support, trial, field, r,
+        rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes,
+        energy, n_iter, support, trial, field, r,
     )  # fmt: skip

@@ -16,9 +16,11 @@ from .cpu_bounds import look, most_violated, new_looked, violated
 from .cpu_certificate import NEAR, subtract
 from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
+from .cpu_sweep import BLOCK
 from .cpu_vectors import bare
-from .cpu_working_set import BLOCK, SPARE, finish, scratch
+from .cpu_working_set import SPARE, finish, scratch
 
+TURNS = 3  # among candidates, before the inverse of their products is made anew
 OPEN, UNSURE, DONE = 0, 1, 2  # a row wants a product; one that is not rounded; nothing
 
 
@@ -153,19 +155,23 @@ def wide_round(
     given = np.zeros(cap, np.int64)
     near, found, threshold = looked.near, looked.violated, looked.threshold
     now = np.empty((1, n_features), D.dtype)
-    threshold[:] = penalty
+    for j in range(n_components):
+        threshold[j] = penalty[j]
     for place in places:
         r, start = rows[place], place * n_components
         slope, before, size = slopes[place], n_iter[r], _length(residual, r)
         tol, least = number(eps * _length(X, r)), number(4 * eps * size)
-        now[0] = residual[r]
+        for f in range(n_features):
+            now[0, f] = residual[r, f]
         m = _with_codes(codes, r, given, cap) if begun else 0
         p = _admit(face, cand, 0, given, m, threshold, now, D, ridge, penalty, column)
         k = _begin(face, cand, p, codes, r, ridge, independent)
+        if p > 0:  # codes of a start move
+            _subtract_codes(face, cand, k, X, r, D, room[0], now, residual)
         cut = number(0)
         m = most_violated(slopes, start, lengths, least, positive, looked)
         m = min(m, cap - p) if before < max_steps else 0
-        while True:
+        for _ in range(TURNS):
             if m > 0:
                 p = _admit(face, cand, p, found, m, threshold, now, D, ridge, penalty, column)
                 k, steps = descend(face, p, k, positive, tol, independent, max_steps - n_iter[r])
@@ -191,7 +197,8 @@ def wide_round(
         else:
             for i in range(k):
                 codes[r, cand[face.active[i]]] = face.code[face.active[i]]
-            residual[r] = now[0]
+            for f in range(n_features):
+                residual[r, f] = now[0, f]
             outcome[r] = UNSURE if n_iter[r] == before else OPEN
         for d in range(p):
             threshold[cand[d]] = penalty[cand[d]]

@@ -123,13 +123,14 @@ def begin_wide(rows, X, D, gram, lengths, most, positive, eps, codes, state):
             k = begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
             _keep_residual(X, row, D, length, support, k, r, state)
         state.size[row], state.room[row] = k, 0
-        codes[row] = 0
+        for j in range(codes.shape[1]):
+            codes[row, j] = 0
 
 
 @compiled
 def wide_stages(
-    places, X, D, gram, lengths, most, positive, share, depth, eps, max_steps, tol, rows, slopes, state,
-    open_, codes, energy, n_iter,
+    places, X, D, gram, lengths, most, positive, share, depth, eps, max_steps, tol, rows, slopes,
+    state, open_, codes, energy, n_iter,
 ):  # fmt: skip
     """Stages of each row for which one look at all atoms is enough, or one exchange.
 
@@ -161,8 +162,8 @@ def wide_stages(
         length, support, k = length_of(X, row), _support_of(state, row, scratch), state.size[row]
         waits = False
         if length > 0:
-            field.slope[:n_components] = slopes[place]
-            field.left[:n_components] = 1
+            for j in range(n_components):
+                field.slope[j], field.left[j] = slopes[place, j], 1
             for i in range(k):
                 field.left[support.atoms[i]] = CHOSEN
             look_again(gram, support, field)

@@ -7,68 +7,12 @@ import numpy as np
 from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
 from .cpu_certificate import conclude, dot, square, subtract
 from .cpu_jit import compiled, inlined, part
+from .cpu_sweep import new_sums, sweep, violated
 
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.5  # candidates are violated by at least this share of the worst violation
 START = 0.1  # codes of a warm start below this share of the largest are not candidates
-BLOCK = 64  # atoms looked at together
 SPARE = 64  # candidates beyond twice as many as can be active
-
-
-@inlined
-def _slopes(Q, row, gram, cand, face, k, slope):
-    """``q − uG`` over all atoms, four rows of the Gram matrix at a time."""
-    code, active = face.code, face.active
-    n = slope.shape[0]
-    for j in range(n):
-        slope[j] = Q[row, j]
-    i = 0
-    while i + 4 <= k:
-        a, b, c, d = active[i], active[i + 1], active[i + 2], active[i + 3]
-        ua, ub, uc, ud = code[a], code[b], code[c], code[d]
-        a, b, c, d = cand[a], cand[b], cand[c], cand[d]
-        for j in range(n):
-            slope[j] -= ua * gram[a, j] + ub * gram[b, j] + uc * gram[c, j] + ud * gram[d, j]
-        i += 4
-    while i < k:
-        a, ua = cand[active[i]], code[active[i]]
-        for j in range(n):
-            slope[j] -= ua * gram[a, j]
-        i += 1
-
-
-@inlined
-def gains(slope, threshold, positive, blocks):
-    """Largest gain from leaving zero in each block of atoms; the largest of all."""
-    largest = slope.dtype.type(-np.inf)
-    for b in range(blocks.shape[0]):
-        best = slope.dtype.type(-np.inf)
-        stop = min(slope.shape[0], (b + 1) * BLOCK)
-        if positive:
-            for j in range(b * BLOCK, stop):
-                gain = slope[j] - threshold[j]
-                best = gain if gain > best else best
-        else:
-            for j in range(b * BLOCK, stop):
-                gain = abs(slope[j]) - threshold[j]
-                best = gain if gain > best else best
-        blocks[b] = best
-        largest = max(largest, best)
-    return largest
-
-
-@inlined
-def violated(slope, threshold, positive, blocks, cut, found, room):
-    """Atoms that gain more than ``cut`` from leaving zero; how many, at most the room."""
-    m = 0
-    for b in range(blocks.shape[0]):
-        if blocks[b] > cut:
-            for j in range(b * BLOCK, min(slope.shape[0], (b + 1) * BLOCK)):
-                gain = (slope[j] if positive else abs(slope[j])) - threshold[j]
-                if gain > cut and m < room:
-                    found[m] = j
-                    m += 1
-    return m
 
 
 @inlined
@@ -217,13 +161,13 @@ def working_set(
     cand, found = np.zeros(cap, np.int64), np.zeros(cap, np.int64)
     threshold = np.zeros(n_components, gram.dtype)
     slope = np.zeros(n_components, gram.dtype)
-    blocks = np.zeros(-(-n_components // BLOCK), gram.dtype)
+    sums = new_sums(slope, most + 1)
     room = scratch(n_features, most + 1)
     for row in rows:
         top = gram.dtype.type(0)
         for j in range(n_components):
-            slope[j], threshold[j] = Q[row, j], penalty[j]
-            top = max(top, abs(slope[j]))
+            threshold[j] = penalty[j]
+            top = max(top, abs(Q[row, j]))
         tol = gram.dtype.type(8 * eps * top)
         p, k, steps, m = 0, 0, 0, 0
         if everything:
@@ -232,12 +176,14 @@ def working_set(
             m = _from_start(codes, row, positive, found)
         for j in range(n_components):
             codes[row, j] = 0
+        worst = sweep(Q, row, gram, cand, face, 0, slope, threshold, positive, sums)
         while steps < max_steps:
             if not everything and m == 0:
                 if p + SPARE > cap:
                     p = _evict(face, cand, threshold, p, k, gram, penalty)
-                cut = gram.dtype.type(GREED) * gains(slope, threshold, positive, blocks)
-                m = violated(slope, threshold, positive, blocks, max(tol, cut), found, cap - p)
+                    worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
+                cut = gram.dtype.type(GREED) * worst
+                m = violated(slope, threshold, positive, sums, max(tol, cut), found, cap - p)
             p = _admit(face, cand, threshold, p, found, m, gram, penalty)
             _refresh(face, cand, p, slope)
             if m == 0 and most_violated(face, p, positive, tol) < 0:
@@ -250,7 +196,7 @@ def working_set(
             steps += added
             k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
             steps += more
-            _slopes(Q, row, gram, cand, face, k, slope)
+            worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
             if m == 0 and more + added == 0:
                 break
             m = 0
