@@ -113,7 +113,8 @@ def test_rounded_products_choose_the_same_atoms(positive, monkeypatch):
     monkeypatch.setattr(cpu, "rounded_is_faster", lambda device: True)
     found = solve(cpu, X, D, 8, positive=positive, wide=True)
     same = ((found.codes != 0) == (meant.codes != 0)).all(1)
-    assert same.double().mean() > 0.95
+    assert same.double().mean() >= 0.9  # a share may fall on either side of rounding
+    assert found.energy.mean() < 1.02 * meant.energy.mean()
     np.testing.assert_allclose(found.codes[same], meant.codes[same], atol=1e-5)
 
 
