@@ -106,6 +106,21 @@ def test_bounds_prove_what_products_with_all_atoms_would(
         assert (found.gap <= rounding * scale).all()
 
 
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_start_whose_residual_hides_what_is_missing(positive):
+    """It explains the row, by values of no minimum: by its slopes nothing is missing."""
+    X, D = tensors(40, 40, 3000, 8, seed=92, positive=positive)
+    cold = solve(cpu, X, D, 0.05, positive=positive)
+    support = (cold.codes != 0) & (torch.rand(cold.codes.shape) < 0.8)
+    start = torch.zeros_like(cold.codes)
+    for x, s, chosen in zip(X, start, support, strict=True):
+        s[chosen] = torch.linalg.lstsq(D[chosen].T, x[:, None]).solution[:, 0]
+    start = start.clamp(min=0) if positive else start
+    found = solve(cpu, X, D, 0.05, positive=positive, start=start, wide=True)
+    np.testing.assert_allclose(found.codes, cold.codes, atol=1e-9)
+    assert found.gap.max() < 1e-10
+
+
 def test_bounds_save_products(monkeypatch):
     X, D = tensors(30, 100, 3000, 5, seed=91, positive=True, dtype=torch.float32)
     looks, product = [], cpu._slopes

@@ -164,18 +164,18 @@ def _wide(
         batch = slice(begin, begin + size)
         X, answers = rows[batch], [a[batch] for a in out]
         residual = X - answers[0] @ atoms if warm else X.copy()
-        outcome, begun = np.full(len(X), OPEN, np.int8), warm
+        outcome, begun, moves = np.full(len(X), OPEN, np.int8), warm, warm
         for multiplier, rounded in known:
             unit = (D.shape[1] + WIDTH) * options[-1] + (2 * UNIT if rounded else 0)
             outcome[outcome != DONE] = OPEN
             while len(open_rows := np.flatnonzero(outcome == OPEN)):
                 r = torch.from_numpy(residual[open_rows])
                 slopes = _slopes(r, multiplier, room[: len(r)]).numpy()
-                kinds = (lengths, unit, rounded, begun)
+                kinds = (lengths, unit, rounded, begun, moves)
                 state = (open_rows, slopes, residual, outcome, max_steps)
                 more = (X, atoms, *options, *kinds, *state, *answers)
                 in_chunks(wide_round, len(open_rows), PART, *more)
-                begun, looks = True, looks + len(open_rows)
+                begun, moves, looks = True, False, looks + len(open_rows)
     added = int(out[-1].sum())
     return 2 * (looks * D.numel() + added * 8 * D.shape[1])
 

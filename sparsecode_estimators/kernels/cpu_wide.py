@@ -113,8 +113,8 @@ def _subtract_codes(face, cand, k, x, row, D, exact, residual, before):
 
 @compiled
 def wide_round(
-    places, X, D, penalty, ridge, positive, eps, lengths, unit, rounded, begun, rows, slopes,
-    residual, outcome, max_steps, codes, gap, energy, n_iter,
+    places, X, D, penalty, ridge, positive, eps, lengths, unit, rounded, begun, given, rows,
+    slopes, residual, outcome, max_steps, codes, gap, energy, n_iter,
 ):  # fmt: skip
     """Solve rows as far as the products of all atoms with their residuals tell.
 
@@ -132,6 +132,9 @@ def wide_round(
     begun : bool
         Whether there are codes already; if not, reading their pages would make writing to
         them several times slower.
+    given : bool
+        Whether codes are a start, which moves before anything is added: then slopes are not those
+        of codes that nothing was added to.
     rows : int array of shape (m,)
         Rows that are open.
     slopes : array of shape (m, n_components)
@@ -152,7 +155,7 @@ def wide_round(
     face = new_face(np.zeros((cap, cap), D.dtype), most + 1)
     cand, column = np.zeros(cap, np.int64), np.zeros(cap + 3, D.dtype)
     looked, room = new_looked(penalty), scratch(n_features, most + 1)
-    given = np.zeros(cap, np.int64)
+    used = np.zeros(cap, np.int64)
     near, found, threshold = looked.near, looked.violated, looked.threshold
     now = np.empty((1, n_features), D.dtype)
     for j in range(n_components):
@@ -163,8 +166,8 @@ def wide_round(
         tol, least = number(eps * _length(X, r)), number(4 * eps * size)
         for f in range(n_features):
             now[0, f] = residual[r, f]
-        m = _with_codes(codes, r, given, cap) if begun else 0
-        p = _admit(face, cand, 0, given, m, threshold, now, D, ridge, penalty, column)
+        m = _with_codes(codes, r, used, cap) if begun else 0
+        p = _admit(face, cand, 0, used, m, threshold, now, D, ridge, penalty, column)
         k = _begin(face, cand, p, codes, r, ridge, independent)
         if p > 0:  # codes of a start move
             _subtract_codes(face, cand, k, X, r, D, room[0], now, residual)
@@ -185,7 +188,8 @@ def wide_round(
             if m == 0 or p + m > cap or n_iter[r] >= max_steps:
                 break
         solved = all_ and (m == 0 or n_iter[r] >= max_steps)
-        if solved or (n_iter[r] == before and not rounded):
+        added = given or n_iter[r] > before
+        if solved or not (added or rounded):
             for i in range(n):
                 slope[near[i]] = looked.slope[i]
             for d in range(p):
@@ -199,6 +203,6 @@ def wide_round(
                 codes[r, cand[face.active[i]]] = face.code[face.active[i]]
             for f in range(n_features):
                 residual[r, f] = now[0, f]
-            outcome[r] = UNSURE if n_iter[r] == before else OPEN
+            outcome[r] = OPEN if added else UNSURE
         for d in range(p):
             threshold[cand[d]] = penalty[cand[d]]
