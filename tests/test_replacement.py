@@ -87,6 +87,18 @@ def test_no_exchange_helps_at_the_end(positive):
         assert 0.5 * left @ left >= energy * (1 - 1e-9)
 
 
+def test_a_code_that_rounding_makes_zero_leaves():
+    """Rows that are one atom: of what a start has beside it, nothing is left but rounding."""
+    rng = np.random.default_rng(194)
+    for seed in range(600):
+        D = rng.standard_normal((int(rng.integers(20, 80)), 8))
+        D = torch.tensor(D / np.linalg.norm(D, axis=1, keepdims=True))
+        X = 10 * D[:1].repeat(40, 1)
+        found = solve(cpu, X, D, 8, positive=True, start=guesses(X, D, seed))
+        assert found.codes.isfinite().all()
+        assert (found.energy <= 1e-20).all()
+
+
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("positive", SIGNS)

@@ -169,8 +169,10 @@ def _first_to_vanish(values, goal, k):
     """How much of the way to a goal can be gone before a code reaches zero, and whose."""
     share, who = 1.0, -1
     for i in range(k):
-        if goal[i] <= 0 and values[i] <= share * (values[i] - goal[i]):
-            share, who = values[i] / (values[i] - goal[i]), i
+        way = values[i] - goal[i]
+        if goal[i] <= 0 and values[i] <= share * way:
+            # a code that is there already has no way to go
+            share, who = (values[i] / way if way > 0 else 0.0), i
     return share, who
 
 
