@@ -306,6 +306,7 @@ def _wide_exchanges(
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
     rows, atoms = _arrays(X, D)
+    D = torch.from_numpy(atoms)
     k, positive, share, depth = options
     eps, lengths, gram = float(np.finfo(rows.dtype).eps), _squares(atoms), no_gram(atoms)
     multiplier = D.bfloat16() if _rounds(D) else D
