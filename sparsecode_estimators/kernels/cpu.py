@@ -20,12 +20,17 @@ from .cpu_lane_pursuit import lane_pursuit
 from .cpu_lane_state import abreast, lanes
 from .cpu_lane_vectors import permutes
 from .cpu_pursuit import pursuit as _pursuit
+from .cpu_pursuit import room_for as room_for_pursuit
 from .cpu_replacement import replacement as _replacement
+from .cpu_replacement import room_for as room_for_exchanges
+from .cpu_room import space
 from .cpu_screen import UNIT
 from .cpu_stages import stages as _stages
 from .cpu_vectors import WIDTH
 from .cpu_wide import DONE, OPEN, wide_round
+from .cpu_wide import room_for as room_for_wide
 from .cpu_wide_stages import begin_wide, no_gram, paused, wide_stages
+from .cpu_working_set import room_for as room_for_lasso
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
 from .rounded import is_faster as rounded_is_faster
@@ -85,7 +90,10 @@ def _many(
     else:
         products = gram.detach().contiguous().numpy()
     more = (products, _product(rows, atoms), max_steps, warm)
-    in_chunks(_working_set, len(rows), max(1, CHUNK // len(atoms)), *given, *more, *out)
+    in_chunks(
+        _working_set, len(rows), max(1, CHUNK // len(atoms)), *given, *more, *out,
+        room=lambda: room_for_lasso(atoms, products, ridge),
+    )  # fmt: skip
 
 
 def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
@@ -105,7 +113,8 @@ def _few(
     def solve(chunk: np.ndarray) -> np.ndarray:
         chunk = side_by_side(chunk)
         if len(chunk):  # otherwise there is nothing to be compiled for
-            chunk = few_atoms(chunk, rows, problem, block(problem), *options, max_steps, *out)
+            given = (rows, problem, block(problem), *options, max_steps, *out)
+            chunk = _left(few_atoms, chunk, *given)
         return chunk
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
@@ -134,7 +143,7 @@ def _few_lasso(
         room = active(tables)
 
         def lasso(chunk: np.ndarray, most: int) -> np.ndarray:
-            return lane_lasso(chunk, rows, tables, room, most, positive, eps, *out)
+            return _left(lane_lasso, chunk, rows, tables, room, most, positive, eps, *out)
 
         some, others = chunk[:SOME], chunk[SOME:]
         left = lasso(some, most)
@@ -174,7 +183,10 @@ def _wide(
                 kinds = (lengths, unit, rounded, begun, moves)
                 state = (open_rows, slopes, residual, outcome, max_steps)
                 more = (X, atoms, *options, *kinds, *state, *answers)
-                in_chunks(wide_round, len(open_rows), PART, *more)
+                in_chunks(
+                    wide_round, len(open_rows), PART, *more,
+                    room=lambda: room_for_wide(atoms, options[0], options[1]),
+                )  # fmt: skip
                 begun, moves, looks = True, False, looks + len(open_rows)
     added = int(out[-1].sum())
     return 2 * (looks * D.numel() + added * 8 * D.shape[1])
@@ -193,7 +205,7 @@ def _together(D: Tensor) -> int:
 def _room(n: int, D: Tensor) -> Tensor:
     """For such products; NumPy asks for large pages, torch does not."""
     dtype = np.float64 if D.dtype == torch.float64 else np.float32
-    return torch.from_numpy(np.empty((n, len(D)), dtype))
+    return torch.from_numpy(space((n, len(D)), dtype, np.empty))
 
 
 def _slopes(r: Tensor, D: Tensor, room: Tensor) -> Tensor:
@@ -224,9 +236,12 @@ def pursuit(
     out = (codes.numpy(), energy, n_iter)
 
     def many(rows: np.ndarray, out: tuple[Any, ...]) -> None:
-        given = (rows, atoms, products, _squares(atoms), _product(rows, atoms), *options)
-        size = max(1, CHUNK // n_components)
-        in_chunks(_pursuit, len(rows), size, *given, max_steps, warm, *out)
+        lengths, size = _squares(atoms), max(1, CHUNK // n_components)
+        given = (rows, atoms, products, lengths, _product(rows, atoms), *options)
+        in_chunks(
+            _pursuit, len(rows), size, *given, max_steps, warm, *out,
+            room=lambda: room_for_pursuit(rows, products, lengths, *options),
+        )  # fmt: skip
 
     if n_components <= FEW and k <= DEPTH and not warm:
         few_rows = _few_pursuit(rows, atoms, options, max_steps, out)
@@ -286,10 +301,13 @@ def _with_exchanges(
     codes = _start(X, n_components, start)
     energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
     rows, atoms, products = _arrays(X, D, _padded(gram))
-    given = (rows, atoms, products, _squares(atoms), _product(rows, atoms), *options)
-    limits = (float(np.finfo(rows.dtype).eps), max_steps, tol)
+    lengths, eps, (k, positive, *_) = _squares(atoms), float(np.finfo(rows.dtype).eps), options
+    given = (rows, atoms, products, lengths, _product(rows, atoms), *options, eps, max_steps, tol)
     out = (codes.numpy(), energy, n_iter)
-    in_chunks(loops, n, max(1, CHUNK // n_components), *given, *limits, *out)
+    in_chunks(
+        loops, n, max(1, CHUNK // n_components), *given, *out,
+        room=lambda: room_for_exchanges(rows, products, lengths, k, positive, eps),
+    )  # fmt: skip
     return _without_gap(codes, energy, n_iter)
 
 
@@ -311,21 +329,25 @@ def _wide_exchanges(
     eps, lengths, gram = float(np.finfo(rows.dtype).eps), _squares(atoms), no_gram(atoms)
     multiplier = D.bfloat16() if _rounds(D) else D
     size = max(PART, min(_together(D), TOGETHER[1] // (k + 1) ** 2))
-    room, looks = _room(min(size, n), D), 0
+    products, looks = _room(min(size, n), D), 0
+
+    def room() -> tuple[Any, ...]:
+        return room_for_exchanges(rows, gram, lengths, k, positive, eps)
+
     for begin in range(0, n, size):
         batch = slice(begin, begin + size)
         x, out = rows[batch], [a[batch] for a in (codes.numpy(), energy, n_iter)]
         state, open_ = paused(x, k), np.ones(len(x), np.bool_)
         if start is not None:
             first = (x, atoms, gram, lengths, k, positive, eps, out[0], state)
-            in_chunks(begin_wide, len(x), PART, *first)
+            in_chunks(begin_wide, len(x), PART, *first, room=room)
         given = (x, atoms, gram, lengths, k, positive, share, depth, eps, max_steps, tol)
         while len(waiting := np.flatnonzero(open_)):
             r = torch.from_numpy(state.residual[waiting])
-            slopes = _slopes(r, multiplier, room[: len(r)]).numpy()
+            slopes = _slopes(r, multiplier, products[: len(r)]).numpy()
             looks += len(waiting)
             more = (*given, waiting, slopes, state, open_, *out)
-            in_chunks(wide_stages, len(waiting), PART, *more)
+            in_chunks(wide_stages, len(waiting), PART, *more, room=room)
     flops = 2 * (looks * D.numel() + n * (k**3 + 3 * k * D.shape[1]))
     return _without_gap(codes, energy, n_iter)._replace(flops=flops)
 
@@ -371,13 +393,20 @@ def _few_pursuit(
 
     def solve(chunk: np.ndarray) -> np.ndarray:
         if rows.dtype == np.float32:
-            room = abreast(tables)
-            chunk = lane_pursuit(chunk, rows, tables, room, min(k, max_steps), *others, *out)
+            given = (rows, tables, abreast(tables), min(k, max_steps), *others, *out)
+            chunk = _left(lane_pursuit, chunk, *given)
         if len(chunk):  # otherwise there is nothing to be compiled for
-            chunk = few_pursuit(chunk, rows, problem, block(problem), *options, max_steps, *out)
+            given = (rows, problem, block(problem), *options, max_steps, *out)
+            chunk = _left(few_pursuit, chunk, *given)
         return chunk
 
     return solve
+
+
+def _left(loops: Callable[..., int], chunk: np.ndarray, *given: Any) -> np.ndarray:
+    """Rows that loops leave."""
+    left = np.empty_like(chunk)
+    return left[: loops(chunk, left, *given)]
 
 
 def _and_the_rest(

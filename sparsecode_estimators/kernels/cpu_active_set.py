@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .cpu_jit import inlined, part
+from .cpu_room import space
 
 IDLE, ACTIVE, USELESS = 0, 1, 2
 
@@ -48,22 +49,21 @@ class Face(NamedTuple):
     step: np.ndarray
 
 
-@part
 def new_face(gram, size):
     """Room for ``size − 1`` active atoms among the candidates of ``gram``."""
     cap = gram.shape[0]
     dtype = gram.dtype
     return Face(
         gram,
-        np.zeros(cap, dtype),
-        np.zeros(cap, dtype),
-        np.zeros(cap, dtype),
-        np.zeros(cap, np.int8),
-        np.zeros(cap, np.int8),
-        np.zeros(size, np.int64),
-        np.zeros((size, size), dtype),
-        np.zeros(size, dtype),
-        np.zeros(size, dtype),
+        space(cap, dtype),
+        space(cap, dtype),
+        space(cap, dtype),
+        space(cap, np.int8),
+        space(cap, np.int8),
+        space(size, np.int64),
+        space((size, size), dtype),
+        space(size, dtype),
+        space(size, dtype),
     )
 
 

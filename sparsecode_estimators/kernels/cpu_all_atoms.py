@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .cpu_jit import inlined, part
+from .cpu_room import space
 from .cpu_vectors import (
     WIDTH,
     absolute,
     at_least,
-    bare,
     both,
     divide,
     first,
@@ -64,30 +64,13 @@ class Field(NamedTuple):
     positive: bool
 
 
-@part
 def new_field(like, width, floor, least, positive):
     """``width`` is that of a row of the Gram matrix."""
     kind = like.dtype.type
-    return Field(
-        np.zeros(width, like.dtype),
-        np.ones(width, like.dtype),
-        np.zeros(LANES, like.dtype),
-        np.ones(LANES, like.dtype),
-        np.zeros(LANES, like.dtype),
-        np.zeros(LANES, like.dtype),
-        kind(floor),
-        kind(least),
-        positive,
-    )
-
-
-@inlined
-def field_without_owner(field):
-    """The same for a part that is called with it: then no references are counted."""
-    return Field(
-        bare(field.slope), bare(field.left), bare(field.top), bare(field.rest), bare(field.place),
-        bare(field.gain), field.floor, field.least, field.positive,
-    )  # fmt: skip
+    slope, left = (space(width, like.dtype) for _ in range(2))
+    top, rest, place, gain = (space(LANES, like.dtype) for _ in range(4))
+    left[:] = rest[:] = 1
+    return Field(slope, left, top, rest, place, gain, kind(floor), kind(least), positive)
 
 
 @inlined

@@ -8,6 +8,7 @@ import numpy as np
 
 from .cpu_gather import products_with
 from .cpu_jit import inlined, part
+from .cpu_room import space
 from .cpu_select import kth_largest
 from .cpu_vectors import (
     WIDTH,
@@ -55,15 +56,14 @@ class Looked(NamedTuple):
     violated: np.ndarray
 
 
-@part
 def new_looked(penalty):
     room = ROOM + WIDTH
     return Looked(
-        np.empty(len(penalty), penalty.dtype),
-        np.empty(GROUPS, penalty.dtype),
-        np.empty(room, np.int64),
-        np.empty(room, penalty.dtype),
-        np.empty(room, np.int64),
+        space(len(penalty), penalty.dtype),
+        space(GROUPS, penalty.dtype),
+        space(room, np.int64),
+        space(room, penalty.dtype),
+        space(room, np.int64),
     )
 
 

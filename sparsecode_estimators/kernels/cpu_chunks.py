@@ -10,20 +10,32 @@ import numpy as np
 import torch
 
 
-def in_chunks(work: Callable[..., Any], n: int, size: int, *more: Any) -> None:
+def in_chunks(
+    work: Callable[..., Any],
+    n: int,
+    size: int,
+    *more: Any,
+    room: Callable[[], Any] | None = None,
+) -> None:
     """Call ``work`` on all rows, chunk by chunk, with whatever ``more`` it takes.
+
+    And last with ``room()``, where it needs arrays to work in: chunks are done at the same time.
 
     The pool lives for one call: nothing is left behind for a forked child to wait for.
     """
+
+    def call(chunk: np.ndarray) -> None:
+        work(chunk, *more, *(() if room is None else (room(),)))
+
     chunks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
     threads = min(torch.get_num_threads(), len(chunks))
     if threads <= 1:
         for chunk in chunks:
-            work(chunk, *more)
+            call(chunk)
         return
     pool = ThreadPoolExecutor(threads)
     try:
-        for _ in pool.map(lambda chunk: work(chunk, *more), chunks):
+        for _ in pool.map(call, chunks):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_few_certificate import conclude
-from .cpu_few_state import BLOCK, DEPTH, FEW, without_owners
+from .cpu_few_state import BLOCK, DEPTH, FEW
 from .cpu_jit import compiled, inlined
 from .cpu_vectors import (
     WIDTH,
     absolute,
     at_least,
-    bare,
     cast,
     first,
     get,
@@ -180,7 +179,9 @@ def _step(problem, state, r, width, positive, tol, independent):
 
 
 @compiled
-def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, gap, energy, n_iter):
+def few_atoms(
+    rows, left, X, problem, state, ridge, positive, eps, max_steps, codes, gap, energy, n_iter
+):
     r"""Minimise :math:`\tfrac12\|x-sD\|^2 + \sum_j p_j|s_j| + \tfrac{\rho}{2}\|s\|^2`.
 
     Every row adds its most violated atom and moves to the minimiser for the signs of its
@@ -190,6 +191,8 @@ def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, g
 
     Parameters
     ----------
+    left : int array of shape (len(rows),)
+        Receives the rows that are left: they need more than ``DEPTH`` atoms, or dependent ones.
     problem : Few
     state : Block
         Room to work in.
@@ -198,29 +201,27 @@ def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, g
 
     Returns
     -------
-    int array
-        Rows that are left: they need more than ``DEPTH`` atoms, or dependent ones.
+    int
+        How many rows are left.
     """
-    problem, state = without_owners(problem, state)
-    x, out, gaps, energies, steps = bare(X), bare(codes), bare(gap), bare(energy), bare(n_iter)
     kind = state.slope.dtype.type
     tol, independent, width = kind(TOL * eps), kind(eps**0.7), problem.penalty.shape[0]
-    left, n_left = np.empty(len(rows), np.int64), 0
+    n_left = 0
     for start in range(0, len(rows), BLOCK):
         busy = min(BLOCK, len(rows) - start)
         for r in range(busy):
-            begin(x, rows[start + r], 1.0, problem, state, r, width)
-            steps[rows[start + r]] = 0
+            begin(X, rows[start + r], 1.0, problem, state, r, width)
+            n_iter[rows[start + r]] = 0
         still = busy
         while still > 0:
             kept = 0
             for i in range(still):
                 r = state.open[i]
                 row = rows[start + r]
-                if steps[row] < max_steps and _step(
+                if n_iter[row] < max_steps and _step(
                     problem, state, r, width, positive, tol, independent
                 ):
-                    steps[row] += 1
+                    n_iter[row] += 1
                     state.open[kept] = r
                     kept += 1
             still = kept
@@ -230,7 +231,5 @@ def few_atoms(rows, X, problem, state, ridge, positive, eps, max_steps, codes, g
                 left[n_left] = row
                 n_left += 1
             else:
-                conclude(
-                    x, row, problem, state, r, width, ridge, positive, eps, out, gaps, energies
-                )
-    return left[:n_left]
+                conclude(X, row, problem, state, r, width, ridge, positive, eps, codes, gap, energy)
+    return n_left

@@ -6,13 +6,12 @@ import numpy as np
 
 from .cpu_few_atoms import append, begin, repair
 from .cpu_few_certificate import polish
-from .cpu_few_state import BLOCK, DEPTH, FEW, without_owners
+from .cpu_few_state import BLOCK, DEPTH, FEW
 from .cpu_jit import compiled, inlined
 from .cpu_vectors import (
     WIDTH,
     absolute,
     at_least,
-    bare,
     divide,
     first,
     get,
@@ -100,12 +99,14 @@ def _conclude(row, length, problem, state, r, width, eps, codes, energy):
 
 @compiled
 def few_pursuit(
-    rows, X, problem, state, most, positive, ols, eps, max_steps, codes, energy, n_iter
+    rows, left, X, problem, state, most, positive, ols, eps, max_steps, codes, energy, n_iter
 ):
     """Add one atom after the other to every row, as :func:`~.cpu_pursuit.pursuit`.
 
     Parameters
     ----------
+    left : int array of shape (len(rows),)
+        Receives the rows that are left, as a refit found their atoms dependent.
     problem : Few
         Without penalty.
     state : Block
@@ -117,34 +118,31 @@ def few_pursuit(
 
     Returns
     -------
-    int array
-        Rows that are left, as a refit found their atoms dependent.
+    int
+        How many rows are left.
     """
-    problem, state = without_owners(problem, state)
-    x, out, energies, steps = bare(X), bare(codes), bare(energy), bare(n_iter)
     kind, width = state.slope.dtype.type, problem.penalty.shape[0]
     floor, resolution = kind((FLOOR * eps) ** 2), kind(eps**0.5)
-    left, n_left = np.empty(len(rows), np.int64), 0
-    lengths = np.empty(BLOCK)
+    n_left = 0
     for start in range(0, len(rows), BLOCK):
         busy = min(BLOCK, len(rows) - start)
         for r in range(busy):
             row, square = rows[start + r], 0.0
-            for m in range(x.shape[1]):
-                square += np.float64(x[row, m]) * np.float64(x[row, m])
-            lengths[r] = np.sqrt(square)
-            begin(x, row, 1 / lengths[r] if square > 0 else 0.0, problem, state, r, width)
-            steps[row] = 0
+            for m in range(X.shape[1]):
+                square += np.float64(X[row, m]) * np.float64(X[row, m])
+            state.length[r] = np.sqrt(square)
+            begin(X, row, 1 / state.length[r] if square > 0 else 0.0, problem, state, r, width)
+            n_iter[row] = 0
         still = busy
         while still > 0:
             kept = 0
             for i in range(still):
                 r = state.open[i]
                 row = rows[start + r]
-                if steps[row] < max_steps and _add(
+                if n_iter[row] < max_steps and _add(
                     problem, state, r, width, positive, ols, floor, resolution
                 ):
-                    steps[row] += 1
+                    n_iter[row] += 1
                     if state.size[r] < most:
                         state.open[kept] = r
                         kept += 1
@@ -155,5 +153,5 @@ def few_pursuit(
                 left[n_left] = row
                 n_left += 1
             else:
-                _conclude(row, lengths[r], problem, state, r, width, eps, out, energies)
-    return left[:n_left]
+                _conclude(row, state.length[r], problem, state, r, width, eps, codes, energy)
+    return n_left

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_jit import inlined
-from .cpu_vectors import WIDTH, bare
+from .cpu_room import space
+from .cpu_vectors import WIDTH
 
 FEW = 64  # most atoms, and the step of arrays over them
 DEPTH = WIDTH  # most active atoms
@@ -68,6 +68,8 @@ class Block(NamedTuple):
         Rows that are not done.
     top : array of shape (BLOCK,)
         Largest size of a product.
+    length : float64 array of shape (BLOCK,)
+        Of the rows.
     before : array of shape (DEPTH,)
         Codes before a step.
     found : float64 array of shape (FEW,)
@@ -87,6 +89,7 @@ class Block(NamedTuple):
     size: np.ndarray
     open: np.ndarray
     top: np.ndarray
+    length: np.ndarray
     before: np.ndarray
     found: np.ndarray
     exact: np.ndarray
@@ -114,32 +117,20 @@ def block(problem: Few) -> Block:
     """Room for some rows of a problem."""
     dtype = problem.gram.dtype
     return Block(
-        products=np.zeros(BLOCK * FEW),
-        slope=np.zeros(BLOCK * FEW, dtype),
-        left=np.zeros(BLOCK * FEW, dtype),
-        basis=np.zeros(BLOCK * DEPTH * FEW, dtype),
-        mix=np.zeros(BLOCK * DEPTH * DEPTH, dtype),
-        code=np.zeros(BLOCK * DEPTH, dtype),
-        sign=np.zeros(BLOCK * DEPTH, dtype),
-        atom=np.zeros(BLOCK * DEPTH, np.int64),
-        size=np.zeros(BLOCK, np.int64),
-        open=np.zeros(BLOCK, np.int64),
-        top=np.zeros(BLOCK, dtype),
-        before=np.zeros(DEPTH, dtype),
-        found=np.zeros(FEW),
-        exact=np.zeros(DEPTH),
-        wanted=np.zeros(DEPTH, dtype),
+        products=space(BLOCK * FEW),
+        slope=space(BLOCK * FEW, dtype),
+        left=space(BLOCK * FEW, dtype),
+        basis=space(BLOCK * DEPTH * FEW, dtype),
+        mix=space(BLOCK * DEPTH * DEPTH, dtype),
+        code=space(BLOCK * DEPTH, dtype),
+        sign=space(BLOCK * DEPTH, dtype),
+        atom=space(BLOCK * DEPTH, np.int64),
+        size=space(BLOCK, np.int64),
+        open=space(BLOCK, np.int64),
+        top=space(BLOCK, dtype),
+        length=space(BLOCK),
+        before=space(DEPTH, dtype),
+        found=space(FEW),
+        exact=space(DEPTH),
+        wanted=space(DEPTH, dtype),
     )
-
-
-@inlined
-def without_owners(problem, state):
-    return Few(
-        bare(problem.atoms), bare(problem.gram), bare(problem.exact_gram), bare(problem.penalty),
-        bare(problem.exact_penalty), bare(problem.lengths), bare(problem.unit),
-    ), Block(
-        bare(state.products), bare(state.slope), bare(state.left), bare(state.basis),
-        bare(state.mix), bare(state.code), bare(state.sign), bare(state.atom),
-        bare(state.size), bare(state.open), bare(state.top), bare(state.before),
-        bare(state.found), bare(state.exact), bare(state.wanted),
-    )  # fmt: skip

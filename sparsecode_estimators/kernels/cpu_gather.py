@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .cpu_jit import part
-from .cpu_vectors import WIDTH, add, bare, get, load, multiply, total, zeros
+from .cpu_vectors import WIDTH, add, get, load, multiply, total, zeros
 
 
 @part
@@ -13,7 +13,6 @@ def products_with(x, row, D, found, n, out):
     Four at a time: memory then has several requests to answer, which takes half as long.
     ``out`` has room for three more.
     """
-    x, D = bare(x), bare(D)
     n_features, last = D.shape[1], n - 1
     start, whole = row * n_features, n_features // WIDTH * WIDTH
     for i in range(0, n, 4):

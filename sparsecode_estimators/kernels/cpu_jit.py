@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from numba import njit, types
 
 # What lets sums and maxima be vectorised. Rows are finite, so that no NaN comes up;
 # infinities keep their meaning.
@@ -18,6 +18,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     Kernels run over chunks of rows in a pool of threads. Numba's own parallel loops are
     not used: they abort the process when two threads enter one, or in a child that was
     forked after the first use.
+
+    Compiled code makes no arrays: room to work in is given to it. So it needs no counting of
+    references, which would take time in loops and a quarter of the compiler's.
     """
     return _jit(function)
 
@@ -36,8 +39,22 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy", **more}
+    options: dict[str, Any] = {"nogil": True, "_nrt": False, "fastmath": _FASTMATH, **more}
+    options["error_model"] = "numpy"
     try:
-        return njit(cache=True, **options)(function)
+        loops = njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to write a cache: compile in every process
-        return njit(**options)(function)
+        loops = njit(**options)(function)
+    return _once(loops)
+
+
+def _once(loops: Any) -> Any:
+    """Constants do not make another version of a part: Numba would compile it for 0, too."""
+    of_types = loops.get_call_template
+
+    def get_call_template(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        kws = {name: types.unliteral(kind) for name, kind in kws.items()}
+        return of_types(tuple(types.unliteral(kind) for kind in args), kws)
+
+    loops.get_call_template = get_call_template
+    return loops

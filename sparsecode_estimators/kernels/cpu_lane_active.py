@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_jit import inlined
 from .cpu_lane_state import DEPTH, FEW, lanes, vectors
-from .cpu_vectors import bare
 
 BEYOND = 1e38  # penalty of atoms that there are not, and violation that none exceeds
 
@@ -111,17 +109,3 @@ def active(problem: Penalised) -> Active:
     wide = {"rest": n_features, "exact": DEPTH, "wide": FEW}
     narrow = vectors(sizes, problem.gram.dtype)
     return Active(**narrow, **vectors(wide, np.dtype(np.float64)))
-
-
-@inlined
-def without_owners(problem, state):
-    return Penalised(
-        bare(problem.atoms), bare(problem.gram), bare(problem.lengths), bare(problem.penalty),
-        bare(problem.wide), bare(problem.rate), bare(problem.number), bare(problem.bits),
-    ), Active(
-        bare(state.x), bare(state.rest), bare(state.products),
-        bare(state.column), bare(state.inverse), bare(state.atom), bare(state.code),
-        bare(state.sign), bare(state.near), bare(state.mix), bare(state.exact), bare(state.wide),
-        bare(state.size), bare(state.limit), bare(state.lost), bare(state.dropped),
-        bare(state.kept),
-    )  # fmt: skip

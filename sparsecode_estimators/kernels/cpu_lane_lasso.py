@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .cpu_jit import compiled, inlined
-from .cpu_lane_active import BEYOND, without_owners
+from .cpu_lane_active import BEYOND
 from .cpu_lane_certificate import certify, times_inverse
 from .cpu_lane_rows import look_up, multiply_rows, read
 from .cpu_lane_state import DEPTH, FEW
@@ -15,7 +13,6 @@ from .cpu_vectors import (
     absolute,
     add,
     at_least,
-    bare,
     bits,
     both,
     divide,
@@ -289,7 +286,7 @@ def _write(state, rows, start, busy, bad, k, codes, gap, energy, n_iter):
 
 
 @compiled
-def lane_lasso(rows, X, problem, state, most, positive, eps, codes, gap, energy, n_iter):
+def lane_lasso(rows, left, X, problem, state, most, positive, eps, codes, gap, energy, n_iter):
     r"""Minimise :math:`\tfrac12\|x-sD\|^2 + \sum_j p_j|s_j|`.
 
     An active set as in :func:`~.cpu_few_atoms.few_atoms`, with the inverse of the active atoms'
@@ -300,6 +297,9 @@ def lane_lasso(rows, X, problem, state, most, positive, eps, codes, gap, energy,
     ----------
     rows : int array
         In ascending order.
+    left : int array of shape (len(rows),)
+        Receives the rows that are left: they want more atoms, or nearly dependent ones, or their
+        gap is not small. Their ``n_iter`` is the atoms that were added.
     problem : Penalised
         All penalties above zero.
     state : Active
@@ -311,28 +311,25 @@ def lane_lasso(rows, X, problem, state, most, positive, eps, codes, gap, energy,
 
     Returns
     -------
-    int array
-        Rows that are left: they want more atoms, or nearly dependent ones, or their gap is not
-        small. Their ``n_iter`` is the atoms that were added.
+    int
+        How many rows are left.
     """
-    problem, state = without_owners(problem, state)
-    x, out, gaps, energies, steps = bare(X), bare(codes), bare(gap), bare(energy), bare(n_iter)
     n_features, width = X.shape[1], -(-codes.shape[1] // 4) * 4
     kind = state.x.dtype.type
     tol = kind(TOL * eps)
-    left, n_left = np.empty(len(rows), np.int64), 0
+    n_left = 0
     for start in range(0, len(rows), WIDTH):
         busy = min(WIDTH, len(rows) - start)
-        read(x, rows, start, busy, state.x)
+        read(X, rows, start, busy, state.x)
         _begin(problem, state, n_features, width, tol)
         k, bad = _descend(problem, state, width, most, positive)
         bad |= certify(problem, state, n_features, width, k, positive)
         bad &= (1 << busy) - 1
         for lane in range(WIDTH):
             put(state.kept, lane, kind(0) if bad >> lane & 1 else kind(1))
-        _write(state, rows, start, busy, bad, k, out, gaps, energies, steps)
+        _write(state, rows, start, busy, bad, k, codes, gap, energy, n_iter)
         while bad:
             left[n_left] = rows[start + lowest(bad)]
             bad &= bad - 1
             n_left += 1
-    return left[:n_left]
+    return n_left

@@ -7,14 +7,13 @@ import numpy as np
 from .cpu_jit import compiled, inlined
 from .cpu_lane_finish import CLOSE, polish
 from .cpu_lane_rows import look_up, multiply_rows, read
-from .cpu_lane_state import DEPTH, FEW, without_owners
+from .cpu_lane_state import DEPTH, FEW
 from .cpu_lane_vectors import power_below
 from .cpu_vectors import (
     WIDTH,
     absolute,
     add,
     at_least,
-    bare,
     bits,
     both,
     divide,
@@ -208,7 +207,7 @@ def _write(state, row, busy, crossed, k, codes, energy, n_iter):
 
 
 @compiled
-def lane_pursuit(rows, X, problem, state, most, positive, ols, eps, codes, energy, n_iter):
+def lane_pursuit(rows, left, X, problem, state, most, positive, ols, eps, codes, energy, n_iter):
     """Add one atom after the other to every row, as :func:`~.cpu_pursuit.pursuit`.
 
     A row's numbers meet only those of the dictionary, so that its answer does not depend on
@@ -218,6 +217,8 @@ def lane_pursuit(rows, X, problem, state, most, positive, ols, eps, codes, energ
     ----------
     rows : int array
         Rows that follow each other.
+    left : int array of shape (len(rows),)
+        Receives the rows that are left, as a refit to non-negative codes dropped an atom.
     problem : Lanes
     state : Abreast
         Room to work in.
@@ -228,25 +229,23 @@ def lane_pursuit(rows, X, problem, state, most, positive, ols, eps, codes, energ
 
     Returns
     -------
-    int array
-        Rows that are left, as a refit to non-negative codes dropped an atom.
+    int
+        How many rows are left.
     """
-    problem, state = without_owners(problem, state)
-    x, out, energies, steps = bare(X), bare(codes), bare(energy), bare(n_iter)
     kind, n_features, n_components = state.x.dtype.type, X.shape[1], codes.shape[1]
     floor, resolution = kind((FLOOR * eps) ** 2), kind(eps**0.5)
-    left, n_left = np.empty(len(rows), np.int64), 0
+    n_left = 0
     for start in range(0, len(rows), WIDTH):
         busy = min(WIDTH, len(rows) - start)
-        read(x, rows, start, busy, state.x)
+        read(X, rows, start, busy, state.x)
         _scale(state, n_features, floor)
         _begin(problem, state, n_features, n_components)
         k, crossed = _pursue(problem, state, n_components, most, positive, ols, resolution)
         polish(problem, state, n_features, n_components, k)
-        _write(state, rows[start], busy, crossed, k, out, energies, steps)
+        _write(state, rows[start], busy, crossed, k, codes, energy, n_iter)
         crossed &= (1 << busy) - 1
         while crossed:
             left[n_left] = rows[start] + lowest(crossed)
             crossed &= crossed - 1
             n_left += 1
-    return left[:n_left]
+    return n_left

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_jit import inlined
-from .cpu_vectors import WIDTH, bare
+from .cpu_room import space
+from .cpu_vectors import WIDTH
 
 FEW = 64  # most atoms, and the step of tables over them
 DEPTH = 16  # most chosen atoms
@@ -74,17 +74,8 @@ class Abreast(NamedTuple):
 
 
 def vectors(counts: dict[str, int], dtype: np.dtype) -> dict[str, np.ndarray]:
-    """Room for so many vectors each.
-
-    They begin where lines of the cache do: others would take two accesses each.
-    """
-    line, size = 64, dtype.itemsize * WIDTH
-    room = np.empty(sum(counts.values()) * size + line, np.uint8)
-    begin, rooms = -room.ctypes.data % line, {}
-    for name, count in counts.items():
-        rooms[name] = room[begin : begin + count * size].view(dtype)
-        begin += count * size
-    return rooms
+    """Room for so many vectors each."""
+    return {name: space(count * WIDTH, dtype) for name, count in counts.items()}
 
 
 def lanes(D: np.ndarray) -> Lanes:
@@ -106,13 +97,3 @@ def abreast(problem: Lanes) -> Abreast:
     sizes |= dict.fromkeys(("scale", "size", "close", "floor"), 1)
     wide = vectors({"energy": 1}, np.dtype(np.float64))
     return Abreast(**vectors(sizes, problem.gram.dtype), **wide)
-
-
-@inlined
-def without_owners(problem, state):
-    return Lanes(bare(problem.atoms), bare(problem.gram), bare(problem.lengths)), Abreast(
-        bare(state.x), bare(state.rest), bare(state.slope), bare(state.left), bare(state.basis),
-        bare(state.mix), bare(state.atom), bare(state.code), bare(state.share),
-        bare(state.error), bare(state.scale), bare(state.size), bare(state.close),
-        bare(state.floor), bare(state.energy),
-    )  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_all_atoms import CHOSEN, best_listed, field_without_owner, new_field
-from .cpu_jit import compiled, inlined, part
+from .cpu_all_atoms import CHOSEN, best_listed, new_field
+from .cpu_jit import compiled, inlined
+from .cpu_room import space
 from .cpu_support import (
     FLOOR,
     choose,
@@ -17,9 +18,7 @@ from .cpu_support import (
     new_support,
     settle,
     spread_sum,
-    without_owner,
 )
-from .cpu_vectors import bare
 
 
 @inlined
@@ -57,49 +56,21 @@ def _enter(support, field, gram, D, whole, Q, row, length, e, k, gone, positive,
     return k, gone, True
 
 
-@part
-def _rows(
-    rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter,
-    support, field, whole, r,
-):  # fmt: skip
-    """The work itself, in which no references to arrays are counted."""
-    X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
-    support, field = without_owner(support), field_without_owner(field)
-    slope, left, listed, kind = field.slope, field.left, support.listed, field.slope.dtype.type
-    n_components = D.shape[0]
-    for row in rows:
-        length = length_of(X, row)
-        scale = kind(1 / length if length > 0 else 0)
-        for j in range(n_components):
-            slope[j], left[j] = Q[row, j] * scale, whole[j]
-        look_again(gram, support, field)
-        k, steps, gone = 0, 0, 0
-        if warm:
-            gone = largest(codes, row, most, positive, listed)
-            for j in range(n_components):
-                codes[row, j] = 0
-        while k < most:
-            again = 0 < gone < listed.shape[0]
-            e = best_listed(listed, gone, field) if again else -1
-            if e < 0:
-                again, gone = False, 0
-                if steps == max_steps:
-                    break
-                e = choose(X, row, D, length, support, field, gram, k, r)
-                if e < 0:
-                    break
-            k, gone, entered = _enter(
-                support, field, gram, D, lengths[e], Q, row, length, e, k, gone, positive, ols, eps
-            )
-            steps += entered and not again
-        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
-        n_iter[row] = steps
+def room_for(X, gram, lengths, most, positive, ols, eps):
+    """What :func:`pursuit` works in; arguments are as there."""
+    shortest = lengths.min()
+    # what is useful in the best case; with atoms of other lengths _enter looks closer
+    floor, least = FLOOR * eps * np.sqrt(shortest), eps**0.5 * shortest if ols else 0.0
+    field = new_field(X, gram.shape[1], floor, least, positive)
+    whole = (lengths if ols else np.ones_like(lengths)).astype(X.dtype)
+    return new_support(most + 1, X), field, whole, space(X.shape[1])
 
 
 @compiled
 def pursuit(
-    rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter
-):
+    rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy, n_iter,
+    room,
+):  # fmt: skip
     r"""Lower :math:`\tfrac12\|x-sD\|^2` by one atom after the other, refitting all codes.
 
     The inverse of the chosen atoms' Gram matrix is kept, by borders and downdates. It gives
@@ -132,19 +103,36 @@ def pursuit(
         Whether ``codes`` holds a start; otherwise it holds zeros.
     codes : array of shape (n, n_components)
         Written to, as are ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,).
+    room : tuple
+        See :func:`room_for`.
     """
-    n_components, n_features = D.shape
-    whole = np.ones(n_components, X.dtype)
-    shortest = np.inf
-    for j in range(n_components):
-        shortest = min(shortest, lengths[j])
-        if ols:
-            whole[j] = lengths[j]
-    # what is useful in the best case; with atoms of other lengths _enter looks closer
-    floor, least = FLOOR * eps * np.sqrt(shortest), eps**0.5 * shortest if ols else 0.0
-    support, field = new_support(most + 1, X), new_field(X, gram.shape[1], floor, least, positive)
-    r = np.empty(n_features)
-    _rows(
-        rows, X, D, gram, lengths, Q, most, positive, ols, eps, max_steps, warm, codes, energy,
-        n_iter, support, field, whole, r,
-    )  # fmt: skip
+    support, field, whole, r = room
+    slope, left, listed, kind = field.slope, field.left, support.listed, field.slope.dtype.type
+    n_components = D.shape[0]
+    for row in rows:
+        length = length_of(X, row)
+        scale = kind(1 / length if length > 0 else 0)
+        for j in range(n_components):
+            slope[j], left[j] = Q[row, j] * scale, whole[j]
+        look_again(gram, support, field)
+        k, steps, gone = 0, 0, 0
+        if warm:
+            gone = largest(codes, row, most, positive, listed)
+            for j in range(n_components):
+                codes[row, j] = 0
+        while k < most:
+            again = 0 < gone < listed.shape[0]
+            e = best_listed(listed, gone, field) if again else -1
+            if e < 0:
+                again, gone = False, 0
+                if steps == max_steps:
+                    break
+                e = choose(X, row, D, length, support, field, gram, k, r)
+                if e < 0:
+                    break
+            k, gone, entered = _enter(
+                support, field, gram, D, lengths[e], Q, row, length, e, k, gone, positive, ols, eps
+            )
+            steps += entered and not again
+        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
+        n_iter[row] = steps

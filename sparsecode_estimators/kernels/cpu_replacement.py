@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_active_set import border, downdate
-from .cpu_all_atoms import CHOSEN, field_without_owner, new_field
+from .cpu_all_atoms import CHOSEN, new_field
 from .cpu_certificate import square
 from .cpu_jit import compiled, inlined, part
+from .cpu_room import space
 from .cpu_rounded_atoms import residual
 from .cpu_support import (
     FLOOR,
@@ -21,9 +22,7 @@ from .cpu_support import (
     project,
     settle,
     spread_sum,
-    without_owner,
 )
-from .cpu_vectors import bare
 
 SURELY = 1e-6  # share by which an exchange has to lose before it is tried, for rounding
 
@@ -143,7 +142,7 @@ def _in_vain(support, gram, D, whole, e, pull, k, most, positive, eps):
     return off * code < price * (1 - SURELY)
 
 
-@inlined
+@part
 def exchange(
     X, row, length, D, gram, lengths, most, positive, eps, tol, now, support, trial, field, k, r
 ):
@@ -197,36 +196,18 @@ def exchanges(
     return k, steps
 
 
-@part
-def _rows(
-    rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter,
-    support, trial, field, r,
-):  # fmt: skip
-    """The work itself, in which no references to arrays are counted."""
-    X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
-    support, trial = without_owner(support), without_owner(trial)
-    field = field_without_owner(field)
-    n_components = D.shape[0]
-    for row in rows:
-        length, k, steps = length_of(X, row), 0, 0
-        if length > 0:
-            k = begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
-        for j in range(n_components):
-            codes[row, j] = 0
-        if length > 0 and max_steps > 0:
-            slopes(support, field, gram, Q, row, length, k)
-            k, steps = exchanges(
-                X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
-                support, trial, field, k, r,
-            )  # fmt: skip
-        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
-        n_iter[row] = steps
+def room_for(X, gram, lengths, most, positive, eps):
+    """What :func:`replacement` works in; arguments are as there."""
+    floor = FLOOR * eps * np.sqrt(lengths.min())
+    field = new_field(X, gram.shape[1], floor, 0.0, positive)
+    return new_support(most + 1, X), new_support(most + 1, X), field, space(X.shape[1])
 
 
 @compiled
 def replacement(
-    rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter
-):
+    rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter,
+    room,
+):  # fmt: skip
     r"""Lower :math:`\tfrac12\|x-sD\|^2` by exchanges of atoms, as long as they help.
 
     The inverse of the chosen atoms' Gram matrix follows their coming and going; slopes of all
@@ -244,15 +225,22 @@ def replacement(
     codes : array of shape (n, n_components)
         The start. Written to, as are ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,):
         exchanges that helped.
+    room : tuple
+        See :func:`room_for`.
     """
-    n_components, n_features = D.shape
-    support, trial = new_support(most + 1, X), new_support(most + 1, X)
-    shortest = np.inf
-    for j in range(n_components):
-        shortest = min(shortest, lengths[j])
-    field = new_field(X, gram.shape[1], FLOOR * eps * np.sqrt(shortest), 0.0, positive)
-    r = np.empty(n_features)
-    _rows(
-        rows, X, D, gram, lengths, Q, most, positive, eps, max_steps, tol, codes, energy, n_iter,
-        support, trial, field, r,
-    )  # fmt: skip
+    support, trial, field, r = room
+    n_components = D.shape[0]
+    for row in rows:
+        length, k, steps = length_of(X, row), 0, 0
+        if length > 0:
+            k = begin(X, row, length, D, gram, lengths, codes, support, field, most, positive, eps)
+        for j in range(n_components):
+            codes[row, j] = 0
+        if length > 0 and max_steps > 0:
+            slopes(support, field, gram, Q, row, length, k)
+            k, steps = exchanges(
+                X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
+                support, trial, field, k, r,
+            )  # fmt: skip
+        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
+        n_iter[row] = steps

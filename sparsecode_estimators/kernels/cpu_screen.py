@@ -18,13 +18,13 @@ from torch import Tensor
 
 from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
-from .cpu_select import GROUPS, kth_largest, write_largest
+from .cpu_room import space
+from .cpu_select import group_maxima, kth_largest, write_largest
 from .cpu_sparse import largest, share_out
 from .cpu_vectors import (
     WIDTH,
     absolute,
     at_least,
-    bare,
     bits,
     get,
     load,
@@ -99,7 +99,8 @@ class Screen:
         settled = np.zeros(len(x), np.bool_)
         share_out(
             _settle_rows, len(x), product, reach, self._length, self.bias,
-            np.array([self.signed]), x, self.weight, atoms, values, settled,
+            self.signed, x, self.weight, atoms, values, settled,
+            room=lambda: _room(len(self.bias), self.k),
         )  # fmt: skip
         return settled
 
@@ -181,19 +182,20 @@ def _candidates(scores, start, bias, length, reach, unit, signed, least, found):
     return n
 
 
+def _room(n_components, k):
+    most = n_components // SHARE + WIDTH
+    found = space(most, np.int64)
+    return group_maxima(k, np.float32), found, *(space(most, np.float32) for _ in range(3))
+
+
 @compiled
 def _settle_rows(
-    rows, scores, reaches, length, bias, signs, x, weight, atoms, values, settled
+    rows, scores, reaches, length, bias, signed, x, weight, atoms, values, settled, room
 ):  # fmt: skip
     """Columns of the ``k`` largest scores and the scores, of all rows of which few are open."""
-    scores, bias, length, atoms = bare(scores), bare(bias), bare(length), bare(atoms)
-    x, weight, signed = bare(x), bare(weight), signs[0]
+    top, found, true, size, kept = room
     n_components, k, unit = len(bias), atoms.shape[1], bias.dtype.type(UNIT)
-    top = np.empty(-(-GROUPS * k // WIDTH) * WIDTH, bias.dtype)
     most = n_components // SHARE
-    found = np.empty(most + WIDTH, np.int64)
-    true = np.empty(most + WIDTH, bias.dtype)
-    size, kept = np.empty_like(true), np.empty_like(true)
     for row in rows:
         start, reach = row * n_components, reaches[row]
         least = bias.dtype.type(_floor(scores, start, bias, length, reach, unit, signed, k, top))

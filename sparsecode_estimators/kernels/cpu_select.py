@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_jit import compiled, inlined, part
+from .cpu_room import space
 from .cpu_vectors import (
     WIDTH,
     absolute,
     at_least,
-    bare,
     bits,
     get,
     how_many,
@@ -67,7 +67,8 @@ def kth_largest(values, n, k):
 @part
 def write_largest(found, values, kept, n, k, row, atoms):
     """The columns of the ``k`` largest of ``n`` values; of equal ones the first."""
-    kept[:n] = values[:n]
+    for i in range(n):
+        kept[i] = values[i]
     least = kth_largest(kept, n, k)
     ties = k
     for i in range(n):
@@ -98,16 +99,24 @@ def _lower_bound(scores, start, bias, n_components, signed, k, top):
     return kth_largest(top, n_groups, k)
 
 
+def group_maxima(k, dtype):
+    """Room for the maxima of groups of entries."""
+    return space(-(-GROUPS * k // WIDTH) * WIDTH, dtype)
+
+
+def room_for_largest(n_components, k, dtype):
+    """Room for :func:`places_of_largest`."""
+    found = space(n_components, np.int64)
+    return group_maxima(k, dtype), found, *(space(n_components, dtype) for _ in range(2))
+
+
 @compiled
-def places_of_largest(rows, scores, bias, signs, atoms):
+def places_of_largest(rows, scores, bias, signed, atoms, room):
     """The ``k`` largest scores of each row, by absolute value if signs count; of equal ones the
     first. A score is an entry with the bias of its column.
     """
-    scores, bias, atoms, signed = bare(scores), bare(bias), bare(atoms), signs[0]
+    top, found, values, kept = room
     n_components, k = scores.shape[1], atoms.shape[1]
-    top = np.empty(-(-GROUPS * k // WIDTH) * WIDTH, bias.dtype)
-    found, values = np.empty(n_components, np.int64), np.empty(n_components, bias.dtype)
-    kept = np.empty(n_components, bias.dtype)
     for row in rows:
         start, n = row * n_components, 0
         least = bias.dtype.type(_lower_bound(scores, start, bias, n_components, signed, k, top))
@@ -130,7 +139,6 @@ def places_of_largest(rows, scores, bias, signs, atoms):
 @compiled
 def count_above(rows, scores, floor, counts):
     """How many entries of each row are above the floor of their column, one place on."""
-    scores, floor = bare(scores), bare(floor)
     n_components = scores.shape[1]
     whole = n_components // WIDTH * WIDTH
     for row in rows:
@@ -145,7 +153,6 @@ def count_above(rows, scores, floor, counts):
 @compiled
 def places_above(rows, scores, floor, starts, atoms):
     """Columns of these entries."""
-    scores, floor, atoms = bare(scores), bare(floor), bare(atoms)
     n_components = scores.shape[1]
     whole = n_components // WIDTH * WIDTH
     for row in rows:

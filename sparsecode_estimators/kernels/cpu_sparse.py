@@ -6,13 +6,16 @@ sums of numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from .cpu_chunks import in_chunks
 from .cpu_jit import compiled
-from .cpu_select import count_above, places_above, places_of_largest
+from .cpu_select import count_above, places_above, places_of_largest, room_for_largest
 from .reference_sparse import ByAtom, Places, decode, sums_by_atom
 
 __all__ = ["above", "by_atom", "decode", "largest", "products", "rows_by_atom", "sums_by_atom"]
@@ -20,10 +23,11 @@ __all__ = ["above", "by_atom", "decode", "largest", "products", "rows_by_atom", 
 LEAST, TASKS = 16, 4  # rows of a chunk; chunks for a thread, for some take longer than others
 
 
-def share_out(work, n: int, *arrays: Tensor | np.ndarray) -> None:
+def share_out(work, n: int, *given: Any, room: Callable[[], Any] | None = None) -> None:
     """Call a loop on all rows: few chunks, for each costs a change of threads."""
     size = max(LEAST, -(-n // (TASKS * torch.get_num_threads())))
-    in_chunks(work, n, size, *(_array(a) if isinstance(a, Tensor) else a for a in arrays))
+    more = (_array(a) if isinstance(a, Tensor) else a for a in given)
+    in_chunks(work, n, size, *more, room=room)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -34,7 +38,11 @@ def _array(tensor: Tensor) -> np.ndarray:
 def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:
     """See :func:`.reference_sparse.largest`."""
     atoms = np.empty((len(pre), k), np.int64)
-    share_out(places_of_largest, len(pre), pre, bias, np.array([signed]), atoms)
+    given = (pre, bias, signed, atoms)
+    dtype = torch.empty(0, dtype=bias.dtype).numpy().dtype
+    share_out(
+        places_of_largest, len(pre), *given, room=lambda: room_for_largest(len(bias), k, dtype)
+    )
     starts = torch.arange(0, atoms.size + 1, k)
     return Places(starts, torch.from_numpy(atoms.reshape(-1)))
 
@@ -51,8 +59,10 @@ def above(pre: Tensor, floor: Tensor) -> Places:
 
 def by_atom(places: Places, n_components: int) -> ByAtom:
     """See :func:`.reference_sparse.by_atom`."""
-    arrays = _by_atom(places.starts.numpy(), places.atoms.numpy(), n_components)
-    return ByAtom(*(torch.from_numpy(array) for array in arrays))
+    starts, atoms = places.starts.numpy(), places.atoms.numpy()
+    ends, (rows, order) = np.zeros(n_components + 1, np.int64), np.empty((2, len(atoms)), np.int64)
+    _by_atom(starts, atoms, ends, np.empty(n_components, np.int64), rows, order)
+    return ByAtom(*(torch.from_numpy(array) for array in (ends, rows, order)))
 
 
 def products(places: Places, R: Tensor, D: Tensor) -> Tensor:
@@ -72,21 +82,19 @@ def rows_by_atom(places: ByAtom, values: Tensor, R: Tensor, out: Tensor | None =
 
 
 @compiled
-def _by_atom(starts, atoms, n_components):
+def _by_atom(starts, atoms, ends, places, rows, order):
     """Counting sort."""
-    ends = np.zeros(n_components + 1, np.int64)
+    n_components = len(places)
     for a in atoms:
         ends[a + 1] += 1
     for a in range(n_components):
+        places[a] = ends[a]
         ends[a + 1] += ends[a]
-    places = ends[:-1].copy()
-    rows, order = np.empty(len(atoms), np.int64), np.empty(len(atoms), np.int64)
     for row in range(len(starts) - 1):
         for p in range(starts[row], starts[row + 1]):
             here = places[atoms[p]]
             places[atoms[p]] += 1
             rows[here], order[here] = row, p
-    return ends, rows, order
 
 
 @compiled

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_active_set import border, downdate
-from .cpu_all_atoms import LANES, best_atom, field_without_owner, new_field
+from .cpu_all_atoms import LANES, best_atom
 from .cpu_certificate import dot
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import exchanges, product_with, slopes, towards_column
 from .cpu_rounded_atoms import residual
-from .cpu_support import FLOOR, choose, finish, length_of, new_support, project, without_owner
-from .cpu_vectors import bare
+from .cpu_support import choose, finish, length_of, project
 
 LIMIT = 3  # stages for each atom of a row: Lawson & Hanson's limit, which rounding may reach
 
@@ -45,7 +44,7 @@ def _aim(support, k):
         goal[i] = total
 
 
-@inlined
+@part
 def least_squares(support, field, gram, k, old, positive):
     """Codes to least squares on the support, of which ``old`` atoms were there; how many stay.
 
@@ -102,7 +101,7 @@ def _look_at_candidates(X, row, D, length, support, field, k, least, r):
     return best_atom(field)
 
 
-@inlined
+@part
 def look(
     X, row, length, D, gram, lengths, Q, most, positive, share, depth, eps, most_steps,
     support, field, k, room, r,
@@ -130,42 +129,10 @@ def look(
     return k, room, steps
 
 
-@part
-def _rows(
-    rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy,
-    n_iter, support, trial, field, r,
-):  # fmt: skip
-    """The work itself, in which no references to arrays are counted."""
-    X, D, gram, Q, codes, r = bare(X), bare(D), bare(gram), bare(Q), bare(codes), bare(r)
-    support, trial = without_owner(support), without_owner(trial)
-    field = field_without_owner(field)
-    for row in rows:
-        length, k, steps, more, room = length_of(X, row), 0, 0, 0, most
-        if length > 0:
-            slopes(support, field, gram, Q, row, length, k)
-        while length > 0 and k < most and steps < min(max_steps, LIMIT * most):
-            k, room, more = look(
-                X, row, length, D, gram, lengths, Q, most, positive, share, depth, eps,
-                min(max_steps, LIMIT * most) - steps, support, field, k, room, r,
-            )  # fmt: skip
-            if more == 0:
-                break
-            steps += more
-            slopes(support, field, gram, Q, row, length, k)
-        more = 0
-        if length > 0:
-            k, more = exchanges(
-                X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
-                support, trial, field, k, r,
-            )  # fmt: skip
-        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
-        n_iter[row] = steps + more
-
-
 @compiled
 def stages(
     rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes, energy,
-    n_iter,
+    n_iter, room,
 ):  # fmt: skip
     r"""Lower :math:`\tfrac12\|x-sD\|^2` by several atoms at once, then by exchanges.
 
@@ -184,14 +151,25 @@ def stages(
     others
         As in :func:`~.cpu_replacement.replacement`; ``codes`` holds zeros.
     """
-    n_components, n_features = D.shape
-    support, trial = new_support(most + 1, X), new_support(most + 1, X)
-    shortest = np.inf
-    for j in range(n_components):
-        shortest = min(shortest, lengths[j])
-    field = new_field(X, gram.shape[1], FLOOR * eps * np.sqrt(shortest), 0.0, positive)
-    r = np.empty(n_features)
-    _rows(
-        rows, X, D, gram, lengths, Q, most, positive, share, depth, eps, max_steps, tol, codes,
-        energy, n_iter, support, trial, field, r,
-    )  # fmt: skip
+    support, trial, field, r = room
+    for row in rows:
+        length, k, steps, more, free = length_of(X, row), 0, 0, 0, most
+        if length > 0:
+            slopes(support, field, gram, Q, row, length, k)
+        while length > 0 and k < most and steps < min(max_steps, LIMIT * most):
+            k, free, more = look(
+                X, row, length, D, gram, lengths, Q, most, positive, share, depth, eps,
+                min(max_steps, LIMIT * most) - steps, support, field, k, free, r,
+            )  # fmt: skip
+            if more == 0:
+                break
+            steps += more
+            slopes(support, field, gram, Q, row, length, k)
+        more = 0
+        if length > 0:
+            k, more = exchanges(
+                X, row, length, D, gram, lengths, Q, most, positive, eps, max_steps, tol,
+                support, trial, field, k, r,
+            )  # fmt: skip
+        energy[row] = finish(X, row, D, length, support, k, positive, r, codes)
+        n_iter[row] = steps + more

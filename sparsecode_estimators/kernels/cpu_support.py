@@ -10,8 +10,8 @@ from .cpu_active_set import border, downdate
 from .cpu_all_atoms import best_atom, spread
 from .cpu_certificate import dot, square, subtract
 from .cpu_jit import inlined, part
+from .cpu_room import space
 from .cpu_rounded_atoms import all_slopes, best_of_near, residual
-from .cpu_vectors import bare
 
 ROUNDED = 2  # bytes of a number of bfloat16
 FLOOR = 10  # slopes below so many roundings of a row's length are rounding
@@ -48,28 +48,17 @@ class Support(NamedTuple):
     listed: np.ndarray
 
 
-@part
 def new_support(size, like):
     return Support(
-        np.zeros(size, np.int64),
-        np.zeros(size),
-        np.zeros(size),
-        np.zeros((size, size)),
-        np.zeros(size),
-        np.zeros(size),
-        np.zeros(size, like.dtype),
-        np.zeros(3 * size, np.int64),
+        space(size, np.int64),
+        space(size),
+        space(size),
+        space((size, size)),
+        space(size),
+        space(size),
+        space(size, like.dtype),
+        space(3 * size, np.int64),
     )
-
-
-@inlined
-def without_owner(support):
-    """The same for a part that is called with it: then no references are counted."""
-    return Support(
-        bare(support.atoms), bare(support.values), bare(support.pull), bare(support.inverse),
-        bare(support.column), bare(support.products), bare(support.weights),
-        bare(support.listed),
-    )  # fmt: skip
 
 
 @inlined
@@ -94,7 +83,7 @@ def look_again(gram, support, field):
     spread(gram, support.atoms, support.weights, 0, none, none, field)
 
 
-@inlined
+@part
 def choose(X, row, D, length, support, field, gram, k, r):
     """The best atom of all that are not chosen, or -1; exactly, even where sums are rounded."""
     e = best_atom(field)
@@ -234,7 +223,7 @@ def largest(codes, row, most, positive, found):
     return count
 
 
-@inlined
+@part
 def finish(X, row, D, length, support, k, positive, r, codes):
     """Write a row's codes after one Newton step from the exact residual; ``½‖x − sD‖²``."""
     atoms, values, inverse = support.atoms, support.values, support.inverse

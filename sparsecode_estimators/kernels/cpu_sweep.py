@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .cpu_jit import inlined, part
+from .cpu_room import space
 from .cpu_vectors import (
     WIDTH,
     absolute,
-    bare,
     get,
     largest,
     load,
@@ -42,13 +42,10 @@ class Sums(NamedTuple):
     weights: np.ndarray
 
 
-@part
 def new_sums(slope, size):
     """For up to ``size`` active atoms."""
     n_blocks = -(-len(slope) // BLOCK)
-    return Sums(
-        np.zeros(n_blocks, slope.dtype), np.zeros(size, np.int64), np.zeros(size, slope.dtype)
-    )
+    return Sums(space(n_blocks, slope.dtype), space(size, np.int64), space(size, slope.dtype))
 
 
 @inlined
@@ -83,8 +80,7 @@ def sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums):
 
     A block stays in registers until all active atoms are subtracted. Returns the largest gain.
     """
-    Q, gram, slope, threshold = bare(Q), bare(gram), bare(slope), bare(threshold)
-    blocks, places, weights = bare(sums.blocks), bare(sums.places), bare(sums.weights)
+    blocks, places, weights = sums.blocks, sums.places, sums.weights
     n, whole = len(slope), len(slope) // BLOCK * BLOCK
     for i in range(k):
         places[i] = cand[face.active[i]] * n

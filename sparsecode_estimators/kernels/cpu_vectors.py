@@ -51,22 +51,6 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(ir.IntType(1), WIDTH))
 
 
-@intrinsic
-def bare(_, array):
-    """The same array without its owner, so that no references to it are counted.
-
-    Whoever owns the memory must outlive it: use it on arguments only.
-    """
-
-    def codegen(context, builder, signature, args):
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        view.meminfo = cgutils.get_null_value(view.meminfo.type)
-        view.parent = cgutils.get_null_value(view.parent.type)
-        return view._getvalue()
-
-    return array(array), codegen
-
-
 def _place(context, builder, kind, array, place):
     """Pointer to the vector that begins at a place of the flat array; its alignment."""
     data = context.make_array(kind)(context, builder, array).data

@@ -16,9 +16,9 @@ from .cpu_bounds import look, most_violated, new_looked, violated
 from .cpu_certificate import NEAR, subtract
 from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
+from .cpu_room import space
 from .cpu_sweep import BLOCK
-from .cpu_vectors import bare
-from .cpu_working_set import SPARE, finish, scratch
+from .cpu_working_set import finish, limits, scratch
 
 TURNS = 3  # among candidates, before the inverse of their products is made anew
 OPEN, UNSURE, DONE = 0, 1, 2  # a row wants a product; one that is not rounded; nothing
@@ -111,10 +111,23 @@ def _subtract_codes(face, cand, k, x, row, D, exact, residual, before):
     return np.sqrt(total)
 
 
+def room_for(D, penalty, ridge):
+    """What :func:`wide_round` works in: candidates, what is known of others, and a residual."""
+    most, cap = limits(D, ridge)
+    return (
+        new_face(space((cap, cap), D.dtype), most + 1),
+        *(space(cap, np.int64) for _ in range(2)),
+        space(cap + 3, D.dtype),
+        new_looked(penalty),
+        space((1, D.shape[1]), D.dtype),
+        scratch(D.shape[1], most + 1),
+    )
+
+
 @compiled
 def wide_round(
     places, X, D, penalty, ridge, positive, eps, lengths, unit, rounded, begun, given, rows,
-    slopes, residual, outcome, max_steps, codes, gap, energy, n_iter,
+    slopes, residual, outcome, max_steps, codes, gap, energy, n_iter, room,
 ):  # fmt: skip
     """Solve rows as far as the products of all atoms with their residuals tell.
 
@@ -145,19 +158,15 @@ def wide_round(
         Receives ``OPEN``, ``UNSURE`` or ``DONE``.
     others
         As in :func:`~.cpu_working_set.working_set`; ``codes`` are where to start.
+    room : tuple
+        See :func:`room_for`.
     """
-    slopes, lengths = bare(slopes), bare(lengths)
     n_components, n_features = D.shape
     number = D.dtype.type
     independent = eps**0.7
-    most = n_components if ridge > 0 else min(n_components, n_features)
-    cap = min(n_components, 2 * most + SPARE)
-    face = new_face(np.zeros((cap, cap), D.dtype), most + 1)
-    cand, column = np.zeros(cap, np.int64), np.zeros(cap + 3, D.dtype)
-    looked, room = new_looked(penalty), scratch(n_features, most + 1)
-    used = np.zeros(cap, np.int64)
+    face, cand, used, column, looked, now, last = room
+    cap = len(cand)
     near, found, threshold = looked.near, looked.violated, looked.threshold
-    now = np.empty((1, n_features), D.dtype)
     for j in range(n_components):
         threshold[j] = penalty[j]
     for place in places:
@@ -170,7 +179,7 @@ def wide_round(
         p = _admit(face, cand, 0, used, m, threshold, now, D, ridge, penalty, column)
         k = _begin(face, cand, p, codes, r, ridge, independent)
         if p > 0:  # codes of a start move
-            _subtract_codes(face, cand, k, X, r, D, room[0], now, residual)
+            _subtract_codes(face, cand, k, X, r, D, last[0], now, residual)
         cut = number(0)
         m = most_violated(slopes, start, lengths, least, positive, looked)
         m = min(m, cap - p) if before < max_steps else 0
@@ -179,7 +188,7 @@ def wide_round(
                 p = _admit(face, cand, p, found, m, threshold, now, D, ridge, penalty, column)
                 k, steps = descend(face, p, k, positive, tol, independent, max_steps - n_iter[r])
                 n_iter[r] += steps
-            way = _subtract_codes(face, cand, k, X, r, D, room[0], now, residual)
+            way = _subtract_codes(face, cand, k, X, r, D, last[0], now, residual)
             reach = way + unit * size
             n, all_, cut = look(
                 slopes, start, lengths, reach, 1 - NEAR, cut, now, D, positive, looked
@@ -195,7 +204,7 @@ def wide_round(
             for d in range(p):
                 slope[cand[d]] = face.slope[d]
             gap[r], energy[r] = finish(
-                X, r, D, cand, face, k, ridge, slope, penalty, positive, room, codes
+                X, r, D, cand, face, k, ridge, slope, penalty, positive, last, codes
             )
             outcome[r] = DONE
         else:

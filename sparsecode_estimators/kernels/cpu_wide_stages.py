@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_all_atoms import CHOSEN, LANES, new_field
+from .cpu_all_atoms import CHOSEN, LANES
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import begin, exchange
 from .cpu_rounded_atoms import residual
 from .cpu_stages import LIMIT, look
-from .cpu_support import FLOOR, Support, finish, length_of, look_again, new_support
+from .cpu_support import Support, finish, length_of, look_again
 
 
 class Paused(NamedTuple):
@@ -93,16 +93,8 @@ def _keep_residual(X, row, D, length, support, k, r, state):
         state.residual[row, m] = r[m]
 
 
-@part
-def _new_field(X, gram, lengths, positive, eps):
-    shortest = np.inf
-    for j in range(len(lengths)):
-        shortest = min(shortest, lengths[j])
-    return new_field(X, gram.shape[1], FLOOR * eps * np.sqrt(shortest), 0.0, positive)
-
-
 @compiled
-def begin_wide(rows, X, D, gram, lengths, most, positive, eps, codes, state):
+def begin_wide(rows, X, D, gram, lengths, most, positive, eps, codes, state, room):
     """Take the largest codes of each row as its support; codes become zeros.
 
     Parameters
@@ -113,10 +105,10 @@ def begin_wide(rows, X, D, gram, lengths, most, positive, eps, codes, state):
         :func:`no_gram`.
     state : Paused
         Written to.
+    room : tuple
+        See :func:`~.cpu_replacement.room_for`.
     """
-    scratch = new_support(most + 1, X)
-    field = _new_field(X, gram, lengths, positive, eps)
-    r = np.empty(D.shape[1])
+    scratch, _, field, r = room
     for row in rows:
         length, k, support = length_of(X, row), 0, _support_of(state, row, scratch)
         if length > 0:
@@ -130,7 +122,7 @@ def begin_wide(rows, X, D, gram, lengths, most, positive, eps, codes, state):
 @compiled
 def wide_stages(
     places, X, D, gram, lengths, most, positive, share, depth, eps, max_steps, tol, rows, slopes,
-    state, open_, codes, energy, n_iter,
+    state, open_, codes, energy, n_iter, room,
 ):  # fmt: skip
     """Stages of each row for which one look at all atoms is enough, or one exchange.
 
@@ -151,12 +143,12 @@ def wide_stages(
         Receives whether a row wants slopes again.
     codes : array of shape (n, n_components)
         Zeros. Those of a row are written when it is done, as are ``energy`` and ``n_iter``.
+    room : tuple
+        See :func:`~.cpu_replacement.room_for`.
     """
-    n_components, n_features = D.shape
-    scratch, trial = new_support(most + 1, X), new_support(most + 1, X)
-    no_products = np.zeros((0, 0), X.dtype)
-    field = _new_field(X, gram, lengths, positive, eps)
-    r = np.empty(n_features)
+    n_components = D.shape[0]
+    scratch, trial, field, r = room
+    no_products = X[:0]
     for place in places:
         row = rows[place]
         length, support, k = length_of(X, row), _support_of(state, row, scratch), state.size[row]

@@ -7,6 +7,7 @@ import numpy as np
 from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
 from .cpu_certificate import conclude, dot, square, subtract
 from .cpu_jit import compiled, inlined, part
+from .cpu_room import space
 from .cpu_sweep import new_sums, sweep, violated
 
 # Measured: see benchmarks/NOTES.md.
@@ -65,9 +66,8 @@ def _admit(face, cand, threshold, p, found, m, gram, penalty):
 
 
 @part
-def _evict(face, cand, threshold, p, k, gram, penalty):
+def _evict(face, cand, threshold, p, k, gram, penalty, number):
     """Only active candidates stay; how many those are. Places only move down."""
-    number = np.zeros(p, np.int64)
     for i in range(k):
         number[face.active[i]] = i
     q = 0
@@ -109,22 +109,44 @@ def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, code
     )  # fmt: skip
 
 
-@part
+def limits(D, ridge):
+    """How many atoms can be active, and how many candidates there can be."""
+    n_components, n_features = D.shape
+    most = n_components if ridge > 0 else min(n_components, n_features)
+    return most, min(n_components, 2 * most + SPARE)
+
+
 def scratch(n_features, size):
     """Room for the last step of a row: residual; codes, products, step and atoms."""
     return (
-        np.empty(n_features),
-        np.empty(size),
-        np.empty(size),
-        np.empty(size),
-        np.empty(size, np.int64),
+        space(n_features),
+        space(size),
+        space(size),
+        space(size),
+        space(size, np.int64),
+    )
+
+
+def room_for(D, gram, ridge):
+    """What :func:`working_set` works in: candidates, those found, and slopes of all atoms."""
+    most, cap = limits(D, ridge)
+    everything = len(D) <= SPARE
+    slope = space(len(D), D.dtype)
+    return (
+        new_face(gram if everything else space((cap, cap), D.dtype), most + 1),
+        *(space(cap, np.int64) for _ in range(3)),
+        space(len(D), D.dtype),
+        slope,
+        new_sums(slope, most + 1),
+        scratch(D.shape[1], most + 1),
     )
 
 
 @compiled
 def working_set(
-    rows, X, D, penalty, ridge, positive, eps, gram, Q, max_steps, warm, codes, gap, energy, n_iter
-):
+    rows, X, D, penalty, ridge, positive, eps, gram, Q, max_steps, warm, codes, gap, energy, n_iter,
+    room,
+):  # fmt: skip
     r"""Minimise :math:`\tfrac12\|x-sD\|^2 + \sum_j p_j|s_j| + \tfrac{\rho}{2}\|s\|^2`.
 
     For each row, the atoms violated most become candidates, :func:`descend` solves the
@@ -151,18 +173,13 @@ def working_set(
         Whether ``codes`` holds a start; otherwise it holds zeros.
     codes : array of shape (n, n_components)
         Written to, as are ``gap``, ``energy`` (``½‖x−sD‖²``) and ``n_iter``, of shape (n,).
+    room : tuple
+        See :func:`room_for`.
     """
-    n_components, n_features = D.shape
+    n_components = D.shape[0]
     independent = eps**0.7  # what is left of an atom that the others span, with rounding
-    most = n_components if ridge > 0 else min(n_components, n_features)
-    cap = min(n_components, 2 * most + SPARE)
-    everything = cap == n_components and n_components <= SPARE
-    face = new_face(gram if everything else np.zeros((cap, cap), gram.dtype), most + 1)
-    cand, found = np.zeros(cap, np.int64), np.zeros(cap, np.int64)
-    threshold = np.zeros(n_components, gram.dtype)
-    slope = np.zeros(n_components, gram.dtype)
-    sums = new_sums(slope, most + 1)
-    room = scratch(n_features, most + 1)
+    face, cand, found, number, threshold, slope, sums, last = room
+    cap, everything = len(cand), n_components <= SPARE
     for row in rows:
         top = gram.dtype.type(0)
         for j in range(n_components):
@@ -180,7 +197,7 @@ def working_set(
         while steps < max_steps:
             if not everything and m == 0:
                 if p + SPARE > cap:
-                    p = _evict(face, cand, threshold, p, k, gram, penalty)
+                    p = _evict(face, cand, threshold, p, k, gram, penalty, number)
                     worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
                 cut = gram.dtype.type(GREED) * worst
                 m = violated(slope, threshold, positive, sums, max(tol, cut), found, cap - p)
@@ -201,6 +218,6 @@ def working_set(
                 break
             m = 0
         gap[row], energy[row] = finish(
-            X, row, D, cand, face, k, ridge, slope, penalty, positive, room, codes
+            X, row, D, cand, face, k, ridge, slope, penalty, positive, last, codes
         )
         n_iter[row] = steps
