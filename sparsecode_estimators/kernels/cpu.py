@@ -25,6 +25,7 @@ from .cpu_replacement import replacement as _replacement
 from .cpu_replacement import room_for as room_for_exchanges
 from .cpu_room import space
 from .cpu_screen import UNIT
+from .cpu_stages import room_for as room_for_stages
 from .cpu_stages import stages as _stages
 from .cpu_vectors import WIDTH
 from .cpu_wide import DONE, OPEN, wide_round
@@ -265,7 +266,9 @@ def replacement(
     """See :func:`sparsecode_estimators.kernels.replacement`."""
     if gram is None:
         return _wide_exchanges(X, D, start, (k, positive, 1.0, 1.0), max_steps, tol)
-    return _with_exchanges(_replacement, X, D, gram, start, (k, positive), max_steps, tol)
+    return _with_exchanges(
+        _replacement, room_for_exchanges, X, D, gram, start, (k, positive), max_steps, tol
+    )
 
 
 def stages(
@@ -283,11 +286,14 @@ def stages(
     """See :func:`sparsecode_estimators.kernels.stages`."""
     if gram is None:
         return _wide_exchanges(X, D, None, (k, positive, share, depth), max_steps, tol)
-    return _with_exchanges(_stages, X, D, gram, None, (k, positive, share, depth), max_steps, tol)
+    return _with_exchanges(
+        _stages, room_for_stages, X, D, gram, None, (k, positive, share, depth), max_steps, tol
+    )
 
 
 def _with_exchanges(
     loops: Callable[..., None],
+    room_for: Callable[..., tuple[Any, ...]],
     X: Tensor,
     D: Tensor,
     gram: Tensor,
@@ -306,7 +312,7 @@ def _with_exchanges(
     out = (codes.numpy(), energy, n_iter)
     in_chunks(
         loops, n, max(1, CHUNK // n_components), *given, *out,
-        room=lambda: room_for_exchanges(rows, products, lengths, k, positive, eps),
+        room=lambda: room_for(rows, products, lengths, k, positive, eps),
     )  # fmt: skip
     return _without_gap(codes, energy, n_iter)
 
@@ -332,7 +338,7 @@ def _wide_exchanges(
     products, looks = _room(min(size, n), D), 0
 
     def room() -> tuple[Any, ...]:
-        return room_for_exchanges(rows, gram, lengths, k, positive, eps)
+        return room_for_stages(rows, gram, lengths, k, positive, eps)
 
     for begin in range(0, n, size):
         batch = slice(begin, begin + size)

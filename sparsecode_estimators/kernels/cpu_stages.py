@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .cpu_active_set import border, downdate
 from .cpu_all_atoms import LANES, best_atom
-from .cpu_certificate import dot
+from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import exchanges, product_with, slopes, towards_column
+from .cpu_replacement import room_for as room_for_exchanges
+from .cpu_room import space
 from .cpu_rounded_atoms import residual
 from .cpu_support import choose, finish, length_of, project
 
@@ -88,23 +92,50 @@ def _enter_best(
 
 
 @part
-def _look_at_candidates(X, row, D, length, support, field, k, least, r):
+def _look_at_candidates(X, row, D, length, support, field, k, least, r, near):
     """Gains of the candidates, one a lane, by the residual as it is now; the best one or -1."""
     residual(X, row, D, length, support.atoms, support.values, k, r)
+    for m in range(r.shape[0]):
+        near.residual[0, m] = r[m]
+    n = 0
     for lane in range(LANES):
-        if field.top[lane] < least:
-            field.top[lane] = 0
-            continue
-        slope = dot(r, D, int(field.place[lane]) + lane)
-        counts = (slope if field.positive else abs(slope)) > field.floor
-        field.top[lane] = slope * slope if counts else 0
+        if field.top[lane] >= least:
+            near.atom[n] = int(field.place[lane]) + lane
+            n += 1
+        field.top[lane] = 0
+    products_with(near.residual, 0, D, near.atom, n, near.slope)
+    for i in range(n):
+        slope = near.slope[i]
+        if (slope if field.positive else abs(slope)) > field.floor:
+            field.top[near.atom[i] % LANES] = slope * slope
     return best_atom(field)
+
+
+class Near(NamedTuple):
+    """Candidates that are looked at, at most one a lane.
+
+    Attributes
+    ----------
+    residual : array of shape (1, n_features)
+    atom : int array of shape (LANES,)
+    slope : array of shape (LANES + 3,)
+    """
+
+    residual: np.ndarray
+    atom: np.ndarray
+    slope: np.ndarray
+
+
+def room_for(X, gram, lengths, most, positive, eps):
+    """What :func:`stages` works in; arguments are as there."""
+    near = Near(space((1, X.shape[1]), X.dtype), space(LANES, np.int64), space(LANES + 3, X.dtype))
+    return *room_for_exchanges(X, gram, lengths, most, positive, eps), near
 
 
 @part
 def look(
     X, row, length, D, gram, lengths, Q, most, positive, share, depth, eps, most_steps,
-    support, field, k, room, r,
+    support, field, k, room, r, near,
 ):  # fmt: skip
     """Stages among the best atom of each lane, by slopes of all atoms that are known.
 
@@ -125,7 +156,7 @@ def look(
         k, steps = left, steps + 1
         if k == most:
             break
-        e = _look_at_candidates(X, row, D, length, support, field, k, least, r)
+        e = _look_at_candidates(X, row, D, length, support, field, k, least, r, near)
     return k, room, steps
 
 
@@ -150,8 +181,10 @@ def stages(
         Most stages of a row, and most exchanges after them.
     others
         As in :func:`~.cpu_replacement.replacement`; ``codes`` holds zeros.
+    room : tuple
+        See :func:`room_for`.
     """
-    support, trial, field, r = room
+    support, trial, field, r, near = room
     for row in rows:
         length, k, steps, more, free = length_of(X, row), 0, 0, 0, most
         if length > 0:
@@ -159,7 +192,7 @@ def stages(
         while length > 0 and k < most and steps < min(max_steps, LIMIT * most):
             k, free, more = look(
                 X, row, length, D, gram, lengths, Q, most, positive, share, depth, eps,
-                min(max_steps, LIMIT * most) - steps, support, field, k, free, r,
+                min(max_steps, LIMIT * most) - steps, support, field, k, free, r, near,
             )  # fmt: skip
             if more == 0:
                 break

@@ -106,9 +106,9 @@ def begin_wide(rows, X, D, gram, lengths, most, positive, eps, codes, state, roo
     state : Paused
         Written to.
     room : tuple
-        See :func:`~.cpu_replacement.room_for`.
+        See :func:`~.cpu_stages.room_for`.
     """
-    scratch, _, field, r = room
+    scratch, _, field, r, _ = room
     for row in rows:
         length, k, support = length_of(X, row), 0, _support_of(state, row, scratch)
         if length > 0:
@@ -144,10 +144,10 @@ def wide_stages(
     codes : array of shape (n, n_components)
         Zeros. Those of a row are written when it is done, as are ``energy`` and ``n_iter``.
     room : tuple
-        See :func:`~.cpu_replacement.room_for`.
+        See :func:`~.cpu_stages.room_for`.
     """
     n_components = D.shape[0]
-    scratch, trial, field, r = room
+    scratch, trial, field, r, near = room
     no_products = X[:0]
     for place in places:
         row = rows[place]
@@ -163,7 +163,7 @@ def wide_stages(
                 most_steps = min(max_steps, LIMIT * most) - state.stages[row]
                 k, state.room[row], steps = look(
                     X, row, length, D, gram, lengths, no_products, most, positive, share, depth,
-                    eps, most_steps, support, field, k, state.room[row], r,
+                    eps, most_steps, support, field, k, state.room[row], r, near,
                 )  # fmt: skip
                 state.stages[row] += steps
                 waits = steps > 0
