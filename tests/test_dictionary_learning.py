@@ -203,6 +203,34 @@ def test_inertia_saves_rounds(monkeypatch, positive):
 # -- batches ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("n", [79, 80, 160, 403])
+def test_rounds_share_the_rows(n):
+    """No round has fewer than ten rows an atom, and together they have all."""
+    X, D = torch.arange(2.0 * n).reshape(n, 2), torch.randn(4, 2, dtype=torch.float32)
+    parts = max(1, n // (dictionary.ROWS * len(D)))
+    rounds = [dictionary.some_rows(X, D, 7 + i) for i in range(parts)]
+    assert min(len(rows) for rows in rounds) >= min(n, dictionary.ROWS * len(D))
+    assert (torch.cat(rounds).sort(dim=0).values == X).all()
+
+
+@pytest.mark.parametrize("rule", ATOM_UPDATES)
+def test_rows_of_a_round(monkeypatch, rule):
+    """Early rounds take a part of many rows; the last ones, and what is left, are of all."""
+    X, codes, _ = planted(2000, 10, 20, 2, seed=83)
+    sizes, whole = [], dictionary._round
+
+    def watched(rows, *others, **options):
+        sizes.append(len(rows))
+        whole(rows, *others, **options)
+
+    monkeypatch.setattr(dictionary, "_round", watched)
+    coder = SparseCodingEncoder(20, dict_update=rule, **QUICK | {"n_init": 4}).fit(X[:1500])
+    settling = round((1 - dictionary.SETTLE) * QUICK["max_iter"])
+    assert set(sizes[:settling]) <= {214, 215}
+    assert set(sizes[-(QUICK["max_iter"] - settling) :]) == {1500}
+    assert mean_corr_coef(codes[1500:], coder.transform(X[1500:])) > 0.97
+
+
 def test_moments_do_not_depend_on_how_rows_are_cut():
     """Each row is weighed by (rows seen at its batch / rows seen)²; the divisor is exact."""
     X, codes, D = coded(5)
