@@ -18,7 +18,7 @@ from sparsecode_estimators.inference import Atoms
 from sparsecode_estimators.kernels import reference
 
 pytest.importorskip("numba")
-from sparsecode_estimators.kernels import cpu, cpu_chunks
+from sparsecode_estimators.kernels import cpu, cpu_chunks, cpu_side_by_side, cpu_without_gram
 
 
 def tensors(n, n_features, n_components, k, seed, *, positive, dtype=torch.float64):
@@ -71,7 +71,7 @@ def test_rounded_products_change_nothing(monkeypatch):
     """Where the processor is faster with bfloat16, they only say where to look."""
     X, D = tensors(300, 30, 200, 5, seed=88, positive=False, dtype=torch.float32)
     plain = solve(cpu, X, D, 0.05, positive=False, wide=True)
-    monkeypatch.setattr(cpu, "rounded_is_faster", lambda device: True)
+    monkeypatch.setattr(cpu_without_gram, "rounded_is_faster", lambda device: True)
     rounded = solve(cpu, X, D, 0.05, positive=False, wide=True)
     np.testing.assert_allclose(rounded.codes, plain.codes, atol=1e-5)
     assert rounded.gap.max() < 1e-7
@@ -86,7 +86,7 @@ def test_bounds_prove_what_products_with_all_atoms_would(
     """More atoms than are looked at, some of them twice; with a small penalty bounds never help."""
     X, D = tensors(40, 40, 3000, 8, seed=90, positive=positive, dtype=dtype)
     D[1500:1600] = D[:100]
-    monkeypatch.setattr(cpu, "rounded_is_faster", lambda device: rounded)
+    monkeypatch.setattr(cpu_without_gram, "rounded_is_faster", lambda device: rounded)
     start = (X @ D.T).where(torch.arange(3000) % 50 == 0, 0.0).clamp(min=0) / 8
     exact = solve(cpu, X.double(), D.double(), alpha, positive=positive)
     scale = 0.5 * X.double().square().sum(1)
@@ -123,8 +123,10 @@ def test_a_start_whose_residual_hides_what_is_missing(positive):
 
 def test_bounds_save_products(monkeypatch):
     X, D = tensors(30, 100, 3000, 5, seed=91, positive=True, dtype=torch.float32)
-    looks, product = [], cpu._slopes
-    monkeypatch.setattr(cpu, "_slopes", lambda r, *args: looks.append(len(r)) or product(r, *args))
+    looks, product = [], cpu_without_gram._slopes
+    monkeypatch.setattr(
+        cpu_without_gram, "_slopes", lambda r, *args: looks.append(len(r)) or product(r, *args)
+    )
     found = solve(cpu, X, D, 0.1, positive=True, wide=True)
     assert sum(looks) < 4 * len(X)
     assert found.n_iter.double().mean() > 4
@@ -163,7 +165,8 @@ def test_the_gap_of_float32_codes_is_true(n_components):
 def test_threads_and_neighbours_do_not_matter(n_components, monkeypatch):
     X, D = tensors(500, 10, n_components, 3, seed=83, positive=False)
     alone = solve(cpu, X, D, 0.05, positive=False).codes
-    monkeypatch.setattr(cpu, "CHUNK", 37 * n_components)
+    for module in (cpu, cpu_side_by_side):
+        monkeypatch.setattr(module, "CHUNK", 37 * n_components)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(solve(cpu, X, D, 0.05, positive=False).codes, alone)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(5))
@@ -220,16 +223,16 @@ def solve_few(X, D, penalty, positive, **options):
 def left_by_lanes(monkeypatch):
     """Rows side by side serve what they can: how many they were given, and how many they left."""
     seen = []
-    lane_lasso = cpu.lane_lasso
+    lane_lasso = cpu_side_by_side.lane_lasso
 
     def watched(rows, *others):
         left = lane_lasso(rows, *others)
         seen.append((len(rows), left))
         return left
 
-    monkeypatch.setattr(cpu, "lane_lasso", watched)
-    monkeypatch.setattr(cpu, "ABREAST", (cpu.FEW, 1000))
-    monkeypatch.setattr(cpu, "permutes", lambda: True)
+    monkeypatch.setattr(cpu_side_by_side, "lane_lasso", watched)
+    monkeypatch.setattr(cpu_side_by_side, "ABREAST", (cpu.FEW, 1000))
+    monkeypatch.setattr(cpu_side_by_side, "permutes", lambda: True)
     return seen
 
 
@@ -262,7 +265,7 @@ def test_rows_side_by_side_agree_with_the_definition(shape, positive, left_by_la
 def test_rows_side_by_side_agree_with_single_ones(positive, left_by_lanes, monkeypatch):
     X, D, penalty = few_rows(Shape(300, 8, 16), positive=positive)
     abreast = solve_few(X, D, penalty, positive)
-    monkeypatch.setattr(cpu, "ABREAST", (0, 0))
+    monkeypatch.setattr(cpu_side_by_side, "ABREAST", (0, 0))
     single = solve_few(X, D, penalty, positive)
     np.testing.assert_allclose(abreast.codes, single.codes, atol=1e-6)
     np.testing.assert_allclose(abreast.energy, single.energy, atol=1e-8)
@@ -296,7 +299,8 @@ def test_rows_side_by_side_do_not_matter_to_each_other(
     whole = solve_few(X, D, penalty, positive)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(6))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(cpu, "CHUNK", 101 * n_components)
+    for module in (cpu, cpu_side_by_side):
+        monkeypatch.setattr(module, "CHUNK", 101 * n_components)
     mixed = solve_few(X[order], D, penalty, positive)
     alone = [solve_few(X[i : i + 1], D, penalty, positive) for i in range(40)]
     for name in ("codes", "gap", "energy", "n_iter"):

@@ -1,0 +1,116 @@
+"""Rows over few atoms: side by side, what these leave one at a time, and the rest as over many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .cpu_arrays import CHUNK
+from .cpu_chunks import in_chunks
+from .cpu_few_atoms import few_atoms
+from .cpu_few_pursuit import few_pursuit
+from .cpu_few_state import block, few
+from .cpu_lane_active import active, penalised
+from .cpu_lane_lasso import lane_lasso
+from .cpu_lane_pursuit import lane_pursuit
+from .cpu_lane_state import abreast, lanes
+from .cpu_lane_vectors import permutes
+
+ABREAST = 32, 256  # atoms and features up to which the lasso of rows side by side is faster
+SOME, MOST = 64, 0.8  # rows of a chunk side by side stop after as many steps as this share of the
+SOON = 8  # first ones took, if they were no more than so many
+DEEPEST = 16  # most atoms that are added to rows side by side, at most DEPTH
+
+Solve = Callable[[np.ndarray], np.ndarray]  # rows to the rows it leaves
+Rest = Callable[[np.ndarray, tuple[Any, ...]], Any]  # rows and where their answers go
+
+
+def lasso(given: tuple[Any, ...], max_steps: int, out: tuple[Any, ...], many: Rest) -> None:
+    """Rows side by side, then those that this leaves with all atoms in vectors, then the rest."""
+    rows, atoms, prices, *options = given
+    problem = few(atoms, prices, options[0])
+    side_by_side = _lasso_side_by_side(given, max_steps, out)
+
+    def solve(chunk: np.ndarray) -> np.ndarray:
+        chunk = side_by_side(chunk)
+        if len(chunk):  # otherwise there is nothing to be compiled for
+            more = (rows, problem, block(problem), *options, max_steps, *out)
+            chunk = _left(few_atoms, chunk, *more)
+        return chunk
+
+    _and_the_rest(solve, many, rows, out)
+
+
+def _lasso_side_by_side(given: tuple[Any, ...], max_steps: int, out: tuple[Any, ...]) -> Solve:
+    """Rows of float32 side by side, which leaves some.
+
+    Sixteen rows take as many steps as the slowest of them. So after as many as most of the first
+    rows took, those that are not done wait, and start again among their like: this does not
+    change their answers.
+    """
+    rows, atoms, prices, ridge, positive, eps = given
+    fits = atoms.shape[0] <= ABREAST[0] and atoms.shape[1] <= ABREAST[1]
+    served = rows.dtype == np.float32 and not ridge and (prices > 0).all()
+    if not (fits and served and permutes()):
+        return lambda chunk: chunk
+    tables, most, n_iter = penalised(atoms, prices), min(DEEPEST, max_steps), out[-1]
+
+    def solve(chunk: np.ndarray) -> np.ndarray:
+        room = active(tables)
+
+        def step(chunk: np.ndarray, most: int) -> np.ndarray:
+            return _left(lane_lasso, chunk, rows, tables, room, most, positive, eps, *out)
+
+        some, others = chunk[:SOME], chunk[SOME:]
+        left = step(some, most)
+        usual = int(np.sort(n_iter[some])[int(MOST * (len(some) - 1))])
+        if len(others) and usual <= SOON:
+            others = step(others, min(usual, most))
+        return np.concatenate([left, step(others, most)])
+
+    return solve
+
+
+def pursuit(
+    rows: np.ndarray,
+    atoms: np.ndarray,
+    options: tuple[Any, ...],
+    max_steps: int,
+    out: tuple[Any, ...],
+    many: Rest,
+) -> None:
+    """Rows of float32 side by side; those that this leaves, and others, one at a time."""
+    k, *others = options
+    problem, tables = few(atoms, np.zeros(len(atoms)), 0.0), lanes(atoms)
+
+    def solve(chunk: np.ndarray) -> np.ndarray:
+        if rows.dtype == np.float32:
+            given = (rows, tables, abreast(tables), min(k, max_steps), *others, *out)
+            chunk = _left(lane_pursuit, chunk, *given)
+        if len(chunk):  # otherwise there is nothing to be compiled for
+            given = (rows, problem, block(problem), *options, max_steps, *out)
+            chunk = _left(few_pursuit, chunk, *given)
+        return chunk
+
+    _and_the_rest(solve, many, rows, out)
+
+
+def _left(loops: Callable[..., int], chunk: np.ndarray, *given: Any) -> np.ndarray:
+    """Rows that loops leave."""
+    left = np.empty_like(chunk)
+    return left[: loops(chunk, left, *given)]
+
+
+def _and_the_rest(few: Solve, many: Rest, rows: np.ndarray, out: tuple[Any, ...]) -> None:
+    """Solve rows by ``few``, and those that it leaves by ``many``."""
+    left = [np.empty(0, np.int64)]
+    size = CHUNK // out[0].shape[1]
+    in_chunks(lambda chunk: left.append(few(chunk)), len(rows), size)
+    rest = np.sort(np.concatenate(left))
+    if len(rest):  # otherwise there is nothing to be compiled for
+        answers = tuple(a[rest] for a in out)
+        many(rows[rest], answers)
+        for whole, answer in zip(out, answers, strict=True):
+            whole[rest] = answer

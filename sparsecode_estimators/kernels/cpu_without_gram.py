@@ -1,0 +1,116 @@
+"""No Gram matrix: products of many rows with all atoms, between loops over few candidates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cpu_arrays import arrays, begin_with, product_room, squares, without_gap
+from .cpu_chunks import in_chunks
+from .cpu_screen import UNIT
+from .cpu_stages import room_for as room_for_stages
+from .cpu_vectors import WIDTH
+from .cpu_wide import DONE, OPEN, wide_round
+from .cpu_wide import room_for as room_for_wide
+from .cpu_wide_stages import begin_wide, no_gram, paused, wide_stages
+from .reference import Answer
+from .rounded import is_faster as rounded_is_faster
+
+TOGETHER = 1024, 2**24  # most rows whose products with all atoms are made at once, and products
+PART = 32  # rows of these that a thread takes at a time
+
+
+def lasso(given: tuple[Any, ...], warm: bool, max_steps: int, out: tuple[Any, ...]) -> int:
+    """Problems on few atoms, between products; returns the number of operations.
+
+    Products are of rounded numbers where the processor is faster with them; few rows need
+    others to prove that they are solved.
+    """
+    rows, atoms, *options = given
+    D = torch.from_numpy(atoms)
+    lengths = torch.linalg.vector_norm(D, dim=1).numpy()
+    known = [(D.bfloat16(), True), (D, False)] if _rounds(D) else [(D, False)]
+    size, looks = _together(D), 0
+    room = product_room(min(size, len(rows)), D)
+    for begin in range(0, len(rows), size):
+        batch = slice(begin, begin + size)
+        X, answers = rows[batch], [a[batch] for a in out]
+        residual = X - answers[0] @ atoms if warm else X.copy()
+        outcome, begun, moves = np.full(len(X), OPEN, np.int8), warm, warm
+        for multiplier, rounded in known:
+            unit = (D.shape[1] + WIDTH) * options[-1] + (2 * UNIT if rounded else 0)
+            outcome[outcome != DONE] = OPEN
+            while len(open_rows := np.flatnonzero(outcome == OPEN)):
+                r = torch.from_numpy(residual[open_rows])
+                slopes = _slopes(r, multiplier, room[: len(r)]).numpy()
+                kinds = (lengths, unit, rounded, begun, moves)
+                state = (open_rows, slopes, residual, outcome, max_steps)
+                more = (X, atoms, *options, *kinds, *state, *answers)
+                in_chunks(
+                    wide_round, len(open_rows), PART, *more,
+                    room=lambda: room_for_wide(atoms, options[0], options[1]),
+                )  # fmt: skip
+                begun, moves, looks = True, False, looks + len(open_rows)
+    added = int(out[-1].sum())
+    return 2 * (looks * D.numel() + added * 8 * D.shape[1])
+
+
+def exchanges(
+    X: Tensor,
+    D: Tensor,
+    start: Tensor | None,
+    options: tuple[int, bool, float, float],
+    max_steps: int,
+    tol: float,
+) -> Answer:
+    """Stages and exchanges, between products of residuals with all atoms."""
+    n, n_components = len(X), len(D)
+    codes = begin_with(X, n_components, start)
+    energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    rows, atoms = arrays(X, D)
+    D = torch.from_numpy(atoms)
+    k, positive, share, depth = options
+    eps, lengths, gram = float(np.finfo(rows.dtype).eps), squares(atoms), no_gram(atoms)
+    multiplier = D.bfloat16() if _rounds(D) else D
+    size = max(PART, min(_together(D), TOGETHER[1] // (k + 1) ** 2))
+    products, looks = product_room(min(size, n), D), 0
+
+    def room() -> tuple[Any, ...]:
+        return room_for_stages(rows, gram, lengths, k, positive, eps)
+
+    for begin in range(0, n, size):
+        batch = slice(begin, begin + size)
+        x, out = rows[batch], [a[batch] for a in (codes.numpy(), energy, n_iter)]
+        state, open_ = paused(x, k), np.ones(len(x), np.bool_)
+        if start is not None:
+            first = (x, atoms, gram, lengths, k, positive, eps, out[0], state)
+            in_chunks(begin_wide, len(x), PART, *first, room=room)
+        given = (x, atoms, gram, lengths, k, positive, share, depth, eps, max_steps, tol)
+        while len(waiting := np.flatnonzero(open_)):
+            r = torch.from_numpy(state.residual[waiting])
+            slopes = _slopes(r, multiplier, products[: len(r)]).numpy()
+            looks += len(waiting)
+            more = (*given, waiting, slopes, state, open_, *out)
+            in_chunks(wide_stages, len(waiting), PART, *more, room=room)
+    flops = 2 * (looks * D.numel() + n * (k**3 + 3 * k * D.shape[1]))
+    return without_gap(codes, energy, n_iter)._replace(flops=flops)
+
+
+def _rounds(D: Tensor) -> bool:
+    """Whether products of rounded numbers are faster."""
+    return D.dtype == torch.float32 and rounded_is_faster(D.device)
+
+
+def _together(D: Tensor) -> int:
+    """Rows whose products with all atoms are made at once."""
+    return max(PART, min(TOGETHER[0], TOGETHER[1] // len(D)))
+
+
+def _slopes(r: Tensor, D: Tensor, room: Tensor) -> Tensor:
+    """Products in the precision of ``D``, written to pages that are in use already."""
+    if r.dtype == D.dtype:
+        return torch.mm(r, D.T, out=room)
+    return room.copy_(r.to(D.dtype) @ D.T)
