@@ -19,8 +19,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     not used: they abort the process when two threads enter one, or in a child that was
     forked after the first use.
 
-    Compiled code makes no arrays: room to work in is given to it. So it needs no counting of
-    references, which would take time in loops and a quarter of the compiler's.
+    Compiled code makes no arrays: room to work in is given to it (see :mod:`~.cpu_room`). So it
+    need not count references, which would take time in loops, and a quarter of the compiler's.
     """
     return _jit(function)
 
@@ -39,8 +39,13 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    options: dict[str, Any] = {"nogil": True, "_nrt": False, "fastmath": _FASTMATH, **more}
-    options["error_model"] = "numpy"
+    options: dict[str, Any] = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": _FASTMATH,
+        "_nrt": False,  # neither memory of its own nor references
+        **more,
+    }
     try:
         loops = njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to write a cache: compile in every process
