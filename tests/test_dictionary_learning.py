@@ -200,9 +200,6 @@ def test_inertia_saves_rounds(monkeypatch, positive):
     assert losses[1] - best < 0.5 * (losses[0] - best)
 
 
-# -- batches ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("n", [79, 80, 160, 403])
 def test_rounds_share_the_rows(n):
     """No round has fewer than ten rows an atom, and together they have all."""
@@ -229,6 +226,9 @@ def test_rows_of_a_round(monkeypatch, rule):
     assert set(sizes[:settling]) <= {214, 215}
     assert set(sizes[-(QUICK["max_iter"] - settling) :]) == {1500}
     assert mean_corr_coef(codes[1500:], coder.transform(X[1500:])) > 0.97
+
+
+# -- batches ----------------------------------------------------------------------------------
 
 
 def test_moments_do_not_depend_on_how_rows_are_cut():

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import cpu_side_by_side as side_by_side
 from . import cpu_without_gram as without_gram
 from .cpu_all_atoms import LANES
-from .cpu_arrays import CHUNK, arrays, begin_with, product, squares, without_gap
+from .cpu_arrays import CHUNK, arrays, product, room_for_answers, squares, without_gap
 from .cpu_chunks import in_chunks
 from .cpu_few_state import DEPTH, FEW
 from .cpu_pursuit import pursuit as _pursuit
@@ -40,12 +40,11 @@ def working_set(
     max_steps: int,
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.working_set`; ``gram`` includes the ridge."""
-    n, n_components = len(X), len(D)
+    n_components = len(D)
     if n_components <= FEW:
         start = None  # all atoms are looked at anyway
-    codes = begin_with(X, n_components, start)
-    gap, energy = np.empty(n), np.empty(n)
-    n_iter = np.zeros(n, dtype=np.int64)
+    codes, energy, n_iter = room_for_answers(X, n_components, start)
+    gap = np.empty(len(X))
     rows, atoms, prices = (t.detach().contiguous().numpy() for t in (X, D, penalty))
     given = (rows, atoms, prices, float(ridge), positive, float(np.finfo(rows.dtype).eps))
     out = (codes.numpy(), gap, energy, n_iter)
@@ -90,10 +89,8 @@ def pursuit(
     max_steps: int,
 ) -> Answer:
     """See :func:`sparsecode_estimators.kernels.pursuit`."""
-    n, n_components = len(X), len(D)
-    warm = start is not None
-    codes = begin_with(X, n_components, start)
-    energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    n_components, warm = len(D), start is not None
+    codes, energy, n_iter = room_for_answers(X, n_components, start)
     rows, atoms, products = arrays(X, D, _padded(gram))
     options = (k, positive, rule == "ols", float(np.finfo(rows.dtype).eps))
     out = (codes.numpy(), energy, n_iter)
@@ -164,15 +161,13 @@ def _with_exchanges(
     tol: float,
 ) -> Answer:
     """Slopes by the Gram matrix."""
-    n, n_components = len(X), len(D)
-    codes = begin_with(X, n_components, start)
-    energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    codes, energy, n_iter = room_for_answers(X, len(D), start)
     rows, atoms, products = arrays(X, D, _padded(gram))
     lengths, eps, (k, positive, *_) = squares(atoms), float(np.finfo(rows.dtype).eps), options
     given = (rows, atoms, products, lengths, product(rows, atoms), *options, eps, max_steps, tol)
     out = (codes.numpy(), energy, n_iter)
     in_chunks(
-        loops, n, max(1, CHUNK // n_components), *given, *out,
+        loops, len(rows), max(1, CHUNK // len(D)), *given, *out,
         room=lambda: room_for(rows, products, lengths, k, positive, eps),
     )  # fmt: skip
     return without_gap(codes, energy, n_iter)

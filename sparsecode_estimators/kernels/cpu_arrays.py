@@ -14,16 +14,24 @@ from .reference import Answer
 CHUNK = 2**18  # numbers of a chunk's codes: some milliseconds, so that interrupts get through
 
 
-def begin_with(X: Tensor, n_components: int, start: Tensor | None) -> Tensor:
-    """Codes to be written to; NumPy asks for large pages, torch does not."""
-    if start is not None:
-        return start.clone()
-    dtype = torch.empty(0, dtype=X.dtype).numpy().dtype
-    return torch.from_numpy(np.zeros((len(X), n_components), dtype))
+def room_for_answers(
+    X: Tensor, n_components: int, start: Tensor | None
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Codes, energies and counts of steps to be written to.
+
+    NumPy asks for large pages, torch does not.
+    """
+    n = len(X)
+    if start is None:
+        dtype = torch.empty(0, dtype=X.dtype).numpy().dtype
+        codes = torch.from_numpy(np.zeros((n, n_components), dtype))
+    else:
+        codes = start.clone()
+    return codes, np.empty(n), np.zeros(n, np.int64)
 
 
 def product_room(n: int, D: Tensor) -> Tensor:
-    """For such products; NumPy asks for large pages, torch does not."""
+    """For products of ``n`` rows with all atoms; NumPy asks for large pages, torch does not."""
     dtype = np.float64 if D.dtype == torch.float64 else np.float32
     return torch.from_numpy(space((n, len(D)), dtype, np.empty))
 

@@ -39,7 +39,7 @@ def largest(pre: Tensor, bias: Tensor, k: int, *, signed: bool) -> Places:
     """See :func:`.reference_sparse.largest`."""
     atoms = np.empty((len(pre), k), np.int64)
     given = (pre, bias, signed, atoms)
-    dtype = torch.empty(0, dtype=bias.dtype).numpy().dtype
+    dtype = _array(bias).dtype
     share_out(
         places_of_largest, len(pre), *given, room=lambda: room_for_largest(len(bias), k, dtype)
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_arrays import arrays, begin_with, product_room, squares, without_gap
+from .cpu_arrays import arrays, product_room, room_for_answers, squares, without_gap
 from .cpu_chunks import in_chunks
 from .cpu_screen import UNIT
 from .cpu_stages import room_for as room_for_stages
@@ -67,9 +67,8 @@ def exchanges(
     tol: float,
 ) -> Answer:
     """Stages and exchanges, between products of residuals with all atoms."""
-    n, n_components = len(X), len(D)
-    codes = begin_with(X, n_components, start)
-    energy, n_iter = np.empty(n), np.empty(n, dtype=np.int64)
+    n = len(X)
+    codes, energy, n_iter = room_for_answers(X, len(D), start)
     rows, atoms = arrays(X, D)
     D = torch.from_numpy(atoms)
     k, positive, share, depth = options
