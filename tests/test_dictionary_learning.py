@@ -222,7 +222,7 @@ def test_rows_of_a_round(monkeypatch, rule):
 
     monkeypatch.setattr(dictionary, "_round", watched)
     coder = SparseCodingEncoder(20, dict_update=rule, **QUICK | {"n_init": 4}).fit(X[:1500])
-    settling = round((1 - dictionary.SETTLE) * QUICK["max_iter"])
+    settling = round((1 - dictionary.ALL_ROWS) * QUICK["max_iter"])
     assert set(sizes[:settling]) <= {214, 215}
     assert set(sizes[-(QUICK["max_iter"] - settling) :]) == {1500}
     assert mean_corr_coef(codes[1500:], coder.transform(X[1500:])) > 0.97

@@ -14,7 +14,7 @@ from hypothesis import given
 from problems import lasso_problems, planted
 
 from sparsecode_estimators import kernels, sparse_encode
-from sparsecode_estimators.inference import Atoms
+from sparsecode_estimators.inference import Atoms, Lasso
 from sparsecode_estimators.kernels import reference
 
 pytest.importorskip("numba")
@@ -65,6 +65,18 @@ def test_weights_and_a_ridge(n, n_features, n_components, k, alpha, wide, positi
     np.testing.assert_allclose(ours.codes, meant.codes, atol=1e-9)
     np.testing.assert_allclose(ours.energy, meant.energy, atol=1e-12)
     assert ours.gap.max() < 1e-10
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_rounding_of_the_gram_matrix_leaves_no_gap(positive):
+    """Where alpha is small beside the row, its sums are off by a good part of alpha."""
+    X, D = tensors(2000, 60, 200, 8, seed=89, positive=positive, dtype=torch.float32)
+    answer = solve(cpu, X, D, 0.003, positive=positive)
+    exact = solve(cpu, X.double(), D.double(), 0.003, positive=positive)
+    problem = Lasso(X.double(), D.double(), positive, alpha=0.003)
+    excess = problem.objective(answer.codes.double()) - problem.objective(exact.codes)
+    assert (answer.gap <= 1e-6 * problem.scale).all()
+    assert (excess <= answer.gap + 1e-10 * problem.scale).all()
 
 
 def test_rounded_products_change_nothing(monkeypatch):

@@ -19,13 +19,24 @@ def in_chunks(
 ) -> None:
     """Call ``work`` on all rows, chunk by chunk, with whatever ``more`` it takes.
 
-    And last with ``room()``, where it needs arrays to work in: chunks are done at the same time.
+    And last with ``room()``, where it needs arrays to work in. Chunks that are done at the same
+    time have their own, those after each other the same: it takes as long as some rows do.
 
     The pool lives for one call: nothing is left behind for a forked child to wait for.
     """
 
+    free: list[Any] = []
+
     def call(chunk: np.ndarray) -> None:
-        work(chunk, *more, *(() if room is None else (room(),)))
+        if room is None:
+            work(chunk, *more)
+            return
+        try:
+            mine = free.pop()
+        except IndexError:
+            mine = room()
+        work(chunk, *more, mine)
+        free.append(mine)
 
     chunks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
     threads = min(torch.get_num_threads(), len(chunks))

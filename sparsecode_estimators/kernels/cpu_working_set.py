@@ -14,6 +14,8 @@ from .cpu_sweep import new_sums, sweep, violated
 GREED = 0.5  # candidates are violated by at least this share of the worst violation
 START = 0.1  # codes of a warm start below this share of the largest are not candidates
 SPARE = 64  # candidates beyond twice as many as can be active
+ROUNDINGS = 4  # of ‖x‖²/2; a gap beyond them is one that slopes by the Gram matrix have left
+AGAIN = 2  # times such a row goes on from exact slopes
 
 
 @inlined
@@ -109,6 +111,27 @@ def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, code
     )  # fmt: skip
 
 
+@part
+def exact_slopes(X, row, D, cand, face, k, ridge, r, exact, codes):
+    """Slopes of all atoms by the exact residual of the codes as written, which are taken back.
+
+    Sums of rows of the Gram matrix round what is as large as the row, these what is as large
+    as the residual.
+    """
+    for m in range(r.shape[0]):
+        r[m] = X[row, m]
+    for i in range(k):
+        place = face.active[i]
+        face.code[place] = codes[row, cand[place]]
+        subtract(r, np.float64(face.code[place]), D, cand[place])
+    top = face.slope.dtype.type(0)
+    for j in range(exact.shape[1]):
+        exact[0, j] = dot(r, D, j) - ridge * codes[row, j]
+        codes[row, j] = 0
+        top = max(top, abs(exact[0, j]))
+    return top
+
+
 def limits(D, ridge):
     """How many atoms can be active, and how many candidates there can be."""
     n_components, n_features = D.shape
@@ -139,7 +162,47 @@ def room_for(D, gram, ridge):
         slope,
         new_sums(slope, most + 1),
         scratch(D.shape[1], most + 1),
+        space((1, len(D)), D.dtype),
     )
+
+
+@part
+def _until_none_is_violated(
+    row, gram, Q, penalty, positive, tol, usual, independent, max_steps, room, p, k, m, steps,
+    worst,
+):  # fmt: skip
+    """Candidates come in and are solved for, until no atom gains more than ``tol``.
+
+    Slopes may be exact to begin with; then they are by the Gram matrix, whose rounding asks for
+    the ``usual`` tolerance. Returns how many candidates and active atoms there are, and steps.
+    """
+    face, cand, found, number, threshold, slope, sums, _, _ = room
+    cap, everything = len(cand), len(slope) <= SPARE
+    while steps < max_steps:
+        if not everything and m == 0:
+            if p + SPARE > cap:
+                p, tol = _evict(face, cand, threshold, p, k, gram, penalty, number), usual
+                worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
+            cut = gram.dtype.type(GREED) * worst
+            m = violated(slope, threshold, positive, sums, max(tol, cut), found, cap - p)
+        p = _admit(face, cand, threshold, p, found, m, gram, penalty)
+        _refresh(face, cand, p, slope)
+        if m == 0 and most_violated(face, p, positive, tol) < 0:
+            break
+        added = 0
+        if everything:
+            k = settle(face, p, k, -1)
+        else:
+            k, added = enlist(face, p, k, positive, tol, independent, max_steps - steps)
+        steps += added
+        k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
+        steps += more
+        worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
+        tol = usual
+        if m == 0 and more + added == 0:
+            break
+        m = 0
+    return p, k, steps
 
 
 @compiled
@@ -178,14 +241,18 @@ def working_set(
     """
     n_components = D.shape[0]
     independent = eps**0.7  # what is left of an atom that the others span, with rounding
-    face, cand, found, number, threshold, slope, sums, last = room
-    cap, everything = len(cand), n_components <= SPARE
+    face, cand, found, _, threshold, slope, sums, last, exact = room
+    everything = n_components <= SPARE
     for row in rows:
-        top = gram.dtype.type(0)
+        top, good = gram.dtype.type(0), 0.0
         for j in range(n_components):
             threshold[j] = penalty[j]
             top = max(top, abs(Q[row, j]))
-        tol = gram.dtype.type(8 * eps * top)
+        for j in range(X.shape[1]):
+            good += np.float64(X[row, j]) * X[row, j]
+        good *= 0.5 * ROUNDINGS * eps
+        usual = gram.dtype.type(8 * eps * top)
+        tol, again = usual, AGAIN
         p, k, steps, m = 0, 0, 0, 0
         if everything:
             p = _take_all(face, cand, penalty)
@@ -194,30 +261,18 @@ def working_set(
         for j in range(n_components):
             codes[row, j] = 0
         worst = sweep(Q, row, gram, cand, face, 0, slope, threshold, positive, sums)
-        while steps < max_steps:
-            if not everything and m == 0:
-                if p + SPARE > cap:
-                    p = _evict(face, cand, threshold, p, k, gram, penalty, number)
-                    worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
-                cut = gram.dtype.type(GREED) * worst
-                m = violated(slope, threshold, positive, sums, max(tol, cut), found, cap - p)
-            p = _admit(face, cand, threshold, p, found, m, gram, penalty)
-            _refresh(face, cand, p, slope)
-            if m == 0 and most_violated(face, p, positive, tol) < 0:
+        while True:
+            p, k, steps = _until_none_is_violated(
+                row, gram, Q, penalty, positive, tol, usual, independent, max_steps, room, p, k,
+                m, steps, worst,
+            )  # fmt: skip
+            gap[row], energy[row] = finish(
+                X, row, D, cand, face, k, ridge, slope, penalty, positive, last, codes
+            )
+            if gap[row] <= good or again == 0 or steps >= max_steps:
                 break
-            added = 0
-            if everything:
-                k = settle(face, p, k, -1)
-            else:
-                k, added = enlist(face, p, k, positive, tol, independent, max_steps - steps)
-            steps += added
-            k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
-            steps += more
-            worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
-            if m == 0 and more + added == 0:
-                break
-            m = 0
-        gap[row], energy[row] = finish(
-            X, row, D, cand, face, k, ridge, slope, penalty, positive, last, codes
-        )
+            again, m = again - 1, 0
+            top = exact_slopes(X, row, D, cand, face, k, ridge, last[0], exact, codes)
+            tol = gram.dtype.type(8 * eps * top)
+            worst = sweep(exact, 0, gram, cand, face, 0, slope, threshold, positive, sums)
         n_iter[row] = steps

@@ -26,7 +26,8 @@ FEW_ATOMS, RESTARTS = 128, 16  # up to so many atoms, restarts by default; one w
 # atoms have less inertia, then none: they would go on for where a larger alpha had them go.
 HALT, FIRST_LEG, LESS_INERTIA = 0.08, 0.7, 0.5
 LOOK_EVERY = 10  # rounds between two searches for duplicate atoms
-SETTLE = 0.2  # share of the rounds at the end with all rows, in which no atom is replaced
+SETTLE = 0.2  # share of the rounds at the end in which no atom is replaced
+ALL_ROWS = 0.1  # share of the rounds at the end with all rows
 ROWS = 10  # of other rounds, for each atom
 KEEP = 0.5  # share of the restarts that survives each of the stages
 STAGES = (0.3, 0.6)  # where in the schedule restarts are compared
@@ -178,8 +179,8 @@ def learn_dictionary(
     times fewer rounds; many atoms only until alpha comes near its value. alpha is annealed
     from half the median ``alpha_max`` down to its value: first only the strongest structure is
     fitted, which avoids most bad minima. Atoms that die or turn into duplicates are replaced by
-    the worst explained row. Until atoms settle each round takes another part of the rows, ten
-    or more for each atom, which is as good or better, and faster.
+    the worst explained row. All rounds but the last take a part of the rows, every time another,
+    ten or more for each atom, which is as good or better, and faster.
     After 30 % and 60 % of the rounds the worse half of the starts is given up, and the
     lowest training objective wins.
 
@@ -210,10 +211,11 @@ def learn_dictionary(
     for begin, end in itertools.pairwise(cuts):
         for start in starts:
             for iteration in range(begin, end):
-                early = iteration < (1 - SETTLE) * max_iter
-                rows = some_rows(X, start.D, iteration) if early and iteration + 1 < max_iter else X
-                replace = early and iteration % LOOK_EVERY == 0
-                _move_on(start, rules, iteration / max_iter)
+                done = iteration / max_iter
+                early = done < 1 - ALL_ROWS and iteration + 1 < max_iter
+                rows = some_rows(X, start.D, iteration) if early else X
+                replace = done < 1 - SETTLE and iteration % LOOK_EVERY == 0
+                _move_on(start, rules, done)
                 _round(rows, start, alphas[iteration], rules, replace=replace)
             start.loss = _look(X, start, rules)
         starts.sort(key=lambda start: start.loss)
