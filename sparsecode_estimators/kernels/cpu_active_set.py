@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .cpu_inverse import border, dot_product, downdate, new_inverse, padded, times
 from .cpu_jit import inlined, part
 from .cpu_room import space
+from .cpu_vectors import WIDTH, load, plus, store
 
 IDLE, ACTIVE, USELESS = 0, 1, 2
 
@@ -19,9 +21,9 @@ class Face(NamedTuple):
 
     Attributes
     ----------
-    gram : array of shape (cap, cap)
-        H, products of candidates.
-    slope : array of shape (cap,)
+    gram : array of shape (cap, padded cap)
+        H, products of candidates; what lies beyond them is never looked at.
+    slope : array of shape (padded cap,)
         ``q − uH``, kept up to date.
     code, penalty : arrays of shape (cap,)
         u and p.
@@ -31,9 +33,9 @@ class Face(NamedTuple):
         IDLE, ACTIVE, or USELESS: in the span of active atoms that nothing blocks.
     active : int array of shape (size,)
         Places of the active candidates.
-    inverse : array of shape (size, size)
-        Inverse of H on the active candidates, in their order.
-    column, step : arrays of shape (size,)
+    inverse : array
+        Of H on the active candidates, in their order; see :mod:`~.cpu_inverse`.
+    column, step : arrays of shape (padded size,)
         Scratch.
     """
 
@@ -49,72 +51,30 @@ class Face(NamedTuple):
     step: np.ndarray
 
 
-def new_face(gram, size):
-    """Room for ``size − 1`` active atoms among the candidates of ``gram``."""
-    cap = gram.shape[0]
-    dtype = gram.dtype
+def new_face(cap, size, dtype):
+    """Room for ``size − 1`` active atoms among ``cap`` candidates."""
     return Face(
-        gram,
-        space(cap, dtype),
+        space((cap, padded(cap)), dtype),
+        space(padded(cap), dtype),
         space(cap, dtype),
         space(cap, dtype),
         space(cap, np.int8),
         space(cap, np.int8),
         space(size, np.int64),
-        space((size, size), dtype),
-        space(size, dtype),
-        space(size, dtype),
+        new_inverse(size, dtype),
+        space(padded(size), dtype),
+        space(padded(size), dtype),
     )
 
 
 @part
 def project(face, k, e):
     """Coefficients of candidate ``e`` on the active atoms; what is left of its length."""
-    gram, inverse, column, active = face.gram, face.inverse, face.column, face.active
-    row = face.step
-    left = gram[e, e]
+    gram, column, row, active = face.gram, face.column, face.step, face.active
     for i in range(k):
         row[i] = gram[e, active[i]]
-    for i in range(k):
-        total = left * 0
-        for j in range(k):
-            total += inverse[i, j] * row[j]
-        column[i] = total
-    for i in range(k):
-        left -= column[i] * row[i]
-    return left
-
-
-@part
-def border(inverse, column, k, left):
-    """Inverse of k atoms' products with one more atom.
-
-    ``column`` holds its coefficients on the others, ``left`` what these leave of its length.
-    """
-    weight = 1 / left
-    for i in range(k):
-        scaled = column[i] * weight
-        for j in range(k):
-            inverse[i, j] += scaled * column[j]
-        inverse[i, k] = -scaled
-        inverse[k, i] = -scaled
-    inverse[k, k] = weight
-
-
-@part
-def downdate(inverse, k, which):
-    """Inverse of k atoms' products without atom ``which``; the last one takes its number."""
-    last = k - 1
-    if which != last:
-        for j in range(k):
-            inverse[which, j], inverse[last, j] = inverse[last, j], inverse[which, j]
-        for i in range(k):
-            inverse[i, which], inverse[i, last] = inverse[i, last], inverse[i, which]
-    weight = 1 / inverse[last, last]
-    for i in range(last):
-        scaled = inverse[i, last] * weight
-        for j in range(last):
-            inverse[i, j] -= scaled * inverse[last, j]
+    times(face.inverse, row, k, column)
+    return gram[e, e] - dot_product(column, row, k)
 
 
 @inlined
@@ -155,13 +115,15 @@ def _blocked(face, k, limit):
 def _move(face, p, k, share):
     """Take a share of ``face.step``, and keep the slopes up to date."""
     gram, slope, code = face.gram, face.slope, face.code
-    step, active = face.step, face.active
+    step, active, stride = face.step, face.active, face.gram.shape[1]
     for i in range(k):
-        place = active[i]
-        length = share * step[i]
-        code[place] += length
-        for j in range(p):
-            slope[j] -= length * gram[place, j]
+        step[i] *= share
+        code[active[i]] += step[i]
+    for j in range(0, p, WIDTH):
+        now = load(slope, j)
+        for i in range(k):
+            now = plus(now, -step[i], load(gram, active[i] * stride + j))
+        store(slope, j, now)
 
 
 @part
@@ -185,11 +147,7 @@ def settle(face, p, k, newest):
             for i in range(k):
                 place = active[i]
                 wanted[i] = slope[place] - penalty[place] * sign[place]
-            for i in range(k):
-                total = one * 0
-                for j in range(k):
-                    total += inverse[i, j] * wanted[j]
-                step[i] = total
+            times(inverse, wanted, k, step)
         share, who = _blocked(face, k, one)
         _move(face, p, k, share)
         if who < 0:

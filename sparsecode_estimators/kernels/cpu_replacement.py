@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_active_set import border, downdate
 from .cpu_all_atoms import CHOSEN, new_field
 from .cpu_certificate import square
+from .cpu_inverse import border, downdate, times
 from .cpu_jit import compiled, inlined, part
 from .cpu_room import space
 from .cpu_rounded_atoms import residual
@@ -23,6 +23,7 @@ from .cpu_support import (
     settle,
     spread_sum,
 )
+from .cpu_vectors import WIDTH, load, store
 
 SURELY = 1e-6  # share by which an exchange has to lose before it is tried, for rounding
 
@@ -33,8 +34,9 @@ def copy(support, other, k):
     for i in range(k):
         support.atoms[i], support.values[i] = other.atoms[i], other.values[i]
         support.pull[i] = other.pull[i]
-        for j in range(k):
-            support.inverse[i, j] = other.inverse[i, j]
+        place = i * support.inverse.shape[1]
+        for j in range(0, k, WIDTH):
+            store(support.inverse, place + j, load(other.inverse, place + j))
 
 
 @part
@@ -58,10 +60,7 @@ def begin(X, row, length, D, gram, lengths, codes, support, field, most, positiv
             border(inverse, column, k, left)
             atoms[k], values[k], pull[k] = e, code / length, product_with(X, row, length, D, e)
             k += 1
-    for i in range(k):
-        column[i] = 0
-        for j in range(k):
-            column[i] += inverse[i, j] * pull[j]
+    times(inverse, pull, k, column)
     return towards_column(support, field, gram, k, positive)
 
 

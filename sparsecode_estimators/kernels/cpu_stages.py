@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_active_set import border, downdate
 from .cpu_all_atoms import LANES, best_atom
 from .cpu_gather import products_with
+from .cpu_inverse import border, downdate, times
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import exchanges, product_with, slopes, towards_column
 from .cpu_replacement import room_for as room_for_exchanges
@@ -37,24 +37,13 @@ def _pull(X, row, length, D, Q, e):
     return Q[row, e] / length if len(Q) else product_with(X, row, length, D, e)
 
 
-@inlined
-def _aim(support, k):
-    """Where least squares on the support would have the codes."""
-    goal, inverse, pull = support.column, support.inverse, support.pull
-    for i in range(k):
-        total = 0.0
-        for j in range(k):
-            total += inverse[i, j] * pull[j]
-        goal[i] = total
-
-
 @part
 def least_squares(support, field, gram, k, old, positive):
     """Codes to least squares on the support, of which ``old`` atoms were there; how many stay.
 
     Newcomers that would turn negative leave before anything moves.
     """
-    _aim(support, k)
+    times(support.inverse, support.pull, k, support.column)
     while positive:
         before = k
         for i in range(before - 1, old - 1, -1):
@@ -65,7 +54,7 @@ def least_squares(support, field, gram, k, old, positive):
                 support.column[i] = support.column[k]
         if k == before:
             break
-        _aim(support, k)
+        times(support.inverse, support.pull, k, support.column)
     return towards_column(support, field, gram, k, positive)
 
 

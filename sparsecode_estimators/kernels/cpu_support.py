@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_active_set import border, downdate
 from .cpu_all_atoms import best_atom, spread
 from .cpu_certificate import dot, square, subtract
+from .cpu_inverse import border, dot_product, downdate, new_inverse, padded, times
 from .cpu_jit import inlined, part
 from .cpu_room import space
 from .cpu_rounded_atoms import all_slopes, best_of_near, residual
@@ -27,9 +27,9 @@ class Support(NamedTuple):
         Their codes, least squares but while atoms come and go.
     pull : array of shape (size,)
         Their products with the row.
-    inverse : array of shape (size, size)
-        Of their Gram matrix.
-    column, products : arrays of shape (size,)
+    inverse : array
+        Of their Gram matrix; see :mod:`~.cpu_inverse`.
+    column, products : arrays of shape (padded size,)
         Scratch: coefficients of a newcomer on the others, and its products with them.
     weights : array of shape (size,)
         Scratch, in the precision of the Gram matrix.
@@ -53,9 +53,9 @@ def new_support(size, like):
         space(size, np.int64),
         space(size),
         space(size),
-        space((size, size)),
-        space(size),
-        space(size),
+        new_inverse(size, np.float64),
+        space(padded(size)),
+        space(padded(size)),
         space(size, like.dtype),
         space(3 * size, np.int64),
     )
@@ -113,14 +113,8 @@ def project(gram, D, whole, e, atoms, inverse, k, column, products):
     """Coefficients of an atom on the chosen ones; what is left of its squared length."""
     for i in range(k):
         products[i] = _product(gram, D, e, atoms[i])
-    left = whole
-    for i in range(k):
-        total = 0.0
-        for j in range(k):
-            total += inverse[i, j] * products[j]
-        column[i] = total
-        left -= total * products[i]
-    return left
+    times(inverse, products, k, column)
+    return whole - dot_product(column, products, k)
 
 
 @inlined
@@ -195,11 +189,7 @@ def settle(support, field, gram, k, gone, ols):
         downdate(inverse, k, who)
         k -= 1
         atoms[who], values[who], pull[who] = atoms[k], values[k], pull[k]
-        for i in range(k):
-            place = 0.0
-            for j in range(k):
-                place += inverse[i, j] * pull[j]
-            goal[i] = place
+        times(inverse, pull, k, goal)
 
 
 @part
@@ -236,12 +226,10 @@ def finish(X, row, D, length, support, k, positive, r, codes):
     for i in range(k):
         products[i] = dot(r, D, atoms[i])
     energy, held = square(r), False
+    times(inverse, products, k, step)
     for i in range(k):
-        total = 0.0
-        for j in range(k):
-            total += inverse[i, j] * products[j]
-        held |= positive and values[i] + total <= 0
-        step[i] = -values[i] if positive and values[i] + total <= 0 else total
+        if positive and values[i] + step[i] <= 0:
+            held, step[i] = True, -values[i]
         energy -= step[i] * products[i]
         codes[row, atoms[i]] = values[i] + step[i]
     if held:  # then the step is not the whole one, and lowers the energy by something else

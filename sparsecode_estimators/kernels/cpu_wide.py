@@ -115,7 +115,7 @@ def room_for(D, penalty, ridge):
     """What :func:`wide_round` works in: candidates, what is known of others, and a residual."""
     most, cap = limits(D, ridge)
     return (
-        new_face(space((cap, cap), D.dtype), most + 1),
+        new_face(cap, most + 1, D.dtype),
         *(space(cap, np.int64) for _ in range(2)),
         space(cap + 3, D.dtype),
         new_looked(penalty),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .cpu_all_atoms import CHOSEN, LANES
+from .cpu_inverse import padded
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import begin, exchange
 from .cpu_rounded_atoms import residual
@@ -67,7 +68,7 @@ def paused(X: np.ndarray, most: int) -> Paused:
         np.zeros((n, size), np.int64),
         np.zeros((n, size)),
         np.zeros((n, size)),
-        np.zeros((n, size, size)),
+        np.zeros((n, size, padded(size))),
         np.zeros(n, np.int64),
         np.full(n, most),
         np.zeros(n, np.int64),

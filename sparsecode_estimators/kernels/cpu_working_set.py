@@ -6,6 +6,7 @@ import numpy as np
 
 from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
 from .cpu_certificate import conclude, dot, square, subtract
+from .cpu_inverse import times
 from .cpu_jit import compiled, inlined, part
 from .cpu_room import space
 from .cpu_sweep import new_sums, sweep, violated
@@ -91,7 +92,7 @@ def _evict(face, cand, threshold, p, k, gram, penalty, number):
 def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, codes):
     """One Newton step from the exact residual: codes to the last digit of their type."""
     r, exact, products, step, atoms = room
-    inverse, column, active = face.inverse, face.column, face.active
+    column, change, active = face.column, face.step, face.active
     for m in range(r.shape[0]):
         r[m] = X[row, m]
     for i in range(k):
@@ -100,11 +101,10 @@ def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, code
     for i in range(k):
         products[i] = dot(r, D, atoms[i]) - ridge * exact[i]
         column[i] = products[i] - penalty[atoms[i]] * face.sign[active[i]]
+    times(face.inverse, column, k, change)
     for i in range(k):
-        total = 0.0
-        for j in range(k):
-            total += inverse[i, j] * column[j]
-        step[i] = total if (exact[i] + total) * face.sign[active[i]] > 0 else -exact[i]
+        kept = (exact[i] + change[i]) * face.sign[active[i]] > 0
+        step[i] = change[i] if kept else -exact[i]
     return conclude(
         atoms, active, exact, products, k, square(r), r, D, face.gram, step, slope, penalty,
         positive, ridge, codes, row,
@@ -154,9 +154,11 @@ def room_for(D, gram, ridge):
     """What :func:`working_set` works in: candidates, those found, and slopes of all atoms."""
     most, cap = limits(D, ridge)
     everything = len(D) <= SPARE
-    slope = space(len(D), D.dtype)
+    slope, face = space(len(D), D.dtype), new_face(cap, most + 1, D.dtype)
+    if everything:
+        face.gram[:, :cap] = gram
     return (
-        new_face(gram if everything else space((cap, cap), D.dtype), most + 1),
+        face,
         *(space(cap, np.int64) for _ in range(3)),
         space(len(D), D.dtype),
         slope,
