@@ -5,33 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_jit import inlined, part
+from .cpu_residual import dot
+from .cpu_vectors import WIDTH, absolute, bits, load, lowest, more_than, multiply, splat
 
 NEAR = 1e-3  # relative distance to the bound within which a slope is computed exactly
-
-
-@inlined
-def subtract(r, value, D, j):
-    """``r −= value·d_j``, in double precision."""
-    for m in range(r.shape[0]):
-        r[m] -= value * D[j, m]
-
-
-@inlined
-def dot(r, D, j):
-    """``r·d_j``, in double precision."""
-    total = 0.0
-    for m in range(r.shape[0]):
-        total += r[m] * D[j, m]
-    return total
-
-
-@inlined
-def square(r):
-    """``‖r‖²``."""
-    total = 0.0
-    for m in range(r.shape[0]):
-        total += r[m] * r[m]
-    return total
 
 
 @inlined
@@ -62,20 +39,29 @@ def gap_of(energy, agreement, length, ratio):
     return 0.5 * (1.0 - c) ** 2 * max(energy, 0.0) + max(0.0, length - c * agreement)
 
 
+@part
+def _ratio(r, D, penalty, positive, j):
+    true = dot(r, D, j) if positive else abs(dot(r, D, j))
+    return true / penalty[j] if true > 0 else 0.0  # the penalty may be zero
+
+
 @inlined
 def worst_ratio(r, D, slope, penalty, positive):
     """Largest ``d_j·r/p_j`` that counts: exact where the rounded slopes come near 1.
 
     Ratios well below 1 do not limit the dual point, so they need not be known.
     """
-    worst, near = 0.0, slope.dtype.type(1 - NEAR)
-    for j in range(slope.shape[0]):
-        value = slope[j] if positive else abs(slope[j])
-        if value > near * penalty[j]:
-            true = dot(r, D, j)
-            true = true if positive else abs(true)
-            if true > 0:  # the penalty may be zero
-                worst = max(worst, true / penalty[j])
+    near, worst, n = slope.dtype.type(1 - NEAR), 0.0, slope.shape[0]
+    whole = n // WIDTH * WIDTH
+    for j in range(0, whole, WIDTH):
+        size = load(slope, j) if positive else absolute(load(slope, j))
+        some = bits(more_than(size, multiply(splat(near), load(penalty, j))))
+        while some:
+            worst = max(worst, _ratio(r, D, penalty, positive, j + lowest(some)))
+            some &= some - 1
+    for j in range(whole, n):
+        if (slope[j] if positive else abs(slope[j])) > near * penalty[j]:
+            worst = max(worst, _ratio(r, D, penalty, positive, j))
     return worst
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_all_atoms import CHOSEN, new_field
-from .cpu_certificate import square
 from .cpu_inverse import border, downdate, times
 from .cpu_jit import compiled, inlined, part
+from .cpu_residual import residual, square
 from .cpu_room import space
-from .cpu_rounded_atoms import residual
 from .cpu_support import (
     FLOOR,
     choose,

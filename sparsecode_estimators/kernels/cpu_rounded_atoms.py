@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from .cpu_all_atoms import LANES
-from .cpu_certificate import dot, subtract
 from .cpu_jit import part
+from .cpu_residual import dot
 
 NEARLY = 0.8  # share of the largest gain from which an atom's slope is computed exactly
 OFF = 0.1  # share of the best slope that may be rounding: what NEARLY leaves room for
-
-
-@part
-def residual(X, row, D, length, atoms, values, k, r):
-    """That of a row of length 1, in double precision."""
-    for m in range(r.shape[0]):
-        r[m] = X[row, m] / length
-    for i in range(k):
-        subtract(r, values[i], D, atoms[i])
 
 
 @part

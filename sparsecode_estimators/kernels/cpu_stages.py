@@ -12,8 +12,8 @@ from .cpu_inverse import border, downdate, times
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import exchanges, product_with, slopes, towards_column
 from .cpu_replacement import room_for as room_for_exchanges
+from .cpu_residual import residual
 from .cpu_room import space
-from .cpu_rounded_atoms import residual
 from .cpu_support import choose, finish, length_of, project
 
 LIMIT = 3  # stages for each atom of a row: Lawson & Hanson's limit, which rounding may reach

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .cpu_all_atoms import best_atom, spread
-from .cpu_certificate import dot, square, subtract
 from .cpu_inverse import border, dot_product, downdate, new_inverse, padded, times
 from .cpu_jit import inlined, part
+from .cpu_residual import dot, residual, square, subtract
 from .cpu_room import space
-from .cpu_rounded_atoms import all_slopes, best_of_near, residual
+from .cpu_rounded_atoms import all_slopes, best_of_near
 
 ROUNDED = 2  # bytes of a number of bfloat16
 FLOOR = 10  # slopes below so many roundings of a row's length are rounding
@@ -222,7 +222,7 @@ def finish(X, row, D, length, support, k, positive, r, codes):
         r[m] = X[row, m]
     for i in range(k):
         values[i] *= length
-        subtract(r, values[i], D, atoms[i])
+    subtract(r, values, D, atoms, k)
     for i in range(k):
         products[i] = dot(r, D, atoms[i])
     energy, held = square(r), False
@@ -233,7 +233,6 @@ def finish(X, row, D, length, support, k, positive, r, codes):
         energy -= step[i] * products[i]
         codes[row, atoms[i]] = values[i] + step[i]
     if held:  # then the step is not the whole one, and lowers the energy by something else
-        for i in range(k):
-            subtract(r, step[i], D, atoms[i])
+        subtract(r, step, D, atoms, k)
         energy = square(r)
     return 0.5 * max(energy, 0.0)

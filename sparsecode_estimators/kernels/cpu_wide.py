@@ -13,9 +13,10 @@ import numpy as np
 
 from .cpu_active_set import ACTIVE, IDLE, activate, descend, new_face, project, settle
 from .cpu_bounds import look, most_violated, new_looked, violated
-from .cpu_certificate import NEAR, subtract
+from .cpu_certificate import NEAR
 from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
+from .cpu_residual import subtract
 from .cpu_room import space
 from .cpu_sweep import BLOCK
 from .cpu_working_set import finish, limits, scratch
@@ -97,13 +98,15 @@ def _begin(face, cand, p, codes, row, ridge, independent):
 
 
 @inlined
-def _subtract_codes(face, cand, k, x, row, D, exact, residual, before):
+def _subtract_codes(face, cand, k, x, row, D, room, residual, before):
     """Write the residual; its distance to the one before."""
+    exact, codes, _, _, atoms = room
     for m in range(exact.shape[0]):
         exact[m] = x[row, m]
     for i in range(k):
         place = face.active[i]
-        subtract(exact, face.code[place], D, cand[place])
+        atoms[i], codes[i] = cand[place], face.code[place]
+    subtract(exact, codes, D, atoms, k)
     total = 0.0
     for m in range(exact.shape[0]):
         residual[0, m] = exact[m]
@@ -179,7 +182,7 @@ def wide_round(
         p = _admit(face, cand, 0, used, m, threshold, now, D, ridge, penalty, column)
         k = _begin(face, cand, p, codes, r, ridge, independent)
         if p > 0:  # codes of a start move
-            _subtract_codes(face, cand, k, X, r, D, last[0], now, residual)
+            _subtract_codes(face, cand, k, X, r, D, last, now, residual)
         cut = number(0)
         m = most_violated(slopes, start, lengths, least, positive, looked)
         m = min(m, cap - p) if before < max_steps else 0
@@ -188,7 +191,7 @@ def wide_round(
                 p = _admit(face, cand, p, found, m, threshold, now, D, ridge, penalty, column)
                 k, steps = descend(face, p, k, positive, tol, independent, max_steps - n_iter[r])
                 n_iter[r] += steps
-            way = _subtract_codes(face, cand, k, X, r, D, last[0], now, residual)
+            way = _subtract_codes(face, cand, k, X, r, D, last, now, residual)
             reach = way + unit * size
             n, all_, cut = look(
                 slopes, start, lengths, reach, 1 - NEAR, cut, now, D, positive, looked

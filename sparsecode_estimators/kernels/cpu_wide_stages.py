@@ -15,7 +15,7 @@ from .cpu_all_atoms import CHOSEN, LANES
 from .cpu_inverse import padded
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import begin, exchange
-from .cpu_rounded_atoms import residual
+from .cpu_residual import residual
 from .cpu_stages import LIMIT, look
 from .cpu_support import Support, finish, length_of, look_again
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
-from .cpu_certificate import conclude, dot, square, subtract
+from .cpu_certificate import conclude
 from .cpu_inverse import times
 from .cpu_jit import compiled, inlined, part
+from .cpu_residual import dot, square, subtract
 from .cpu_room import space
 from .cpu_sweep import new_sums, sweep, violated
 
@@ -97,7 +98,7 @@ def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, code
         r[m] = X[row, m]
     for i in range(k):
         atoms[i], exact[i] = cand[active[i]], face.code[active[i]]
-        subtract(r, exact[i], D, atoms[i])
+    subtract(r, exact, D, atoms, k)
     for i in range(k):
         products[i] = dot(r, D, atoms[i]) - ridge * exact[i]
         column[i] = products[i] - penalty[atoms[i]] * face.sign[active[i]]
@@ -112,23 +113,25 @@ def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, code
 
 
 @part
-def exact_slopes(X, row, D, cand, face, k, ridge, r, exact, codes):
+def exact_slopes(X, row, D, cand, face, k, ridge, room, slopes, codes):
     """Slopes of all atoms by the exact residual of the codes as written, which are taken back.
 
     Sums of rows of the Gram matrix round what is as large as the row, these what is as large
-    as the residual.
+    as the residual. Returns the largest.
     """
+    r, exact, _, _, atoms = room
     for m in range(r.shape[0]):
         r[m] = X[row, m]
     for i in range(k):
         place = face.active[i]
-        face.code[place] = codes[row, cand[place]]
-        subtract(r, np.float64(face.code[place]), D, cand[place])
+        atoms[i] = cand[place]
+        exact[i] = face.code[place] = codes[row, atoms[i]]
+    subtract(r, exact, D, atoms, k)
     top = face.slope.dtype.type(0)
-    for j in range(exact.shape[1]):
-        exact[0, j] = dot(r, D, j) - ridge * codes[row, j]
+    for j in range(slopes.shape[1]):
+        slopes[0, j] = dot(r, D, j) - ridge * codes[row, j]
         codes[row, j] = 0
-        top = max(top, abs(exact[0, j]))
+        top = max(top, abs(slopes[0, j]))
     return top
 
 
@@ -274,7 +277,7 @@ def working_set(
             if gap[row] <= good or again == 0 or steps >= max_steps:
                 break
             again, m = again - 1, 0
-            top = exact_slopes(X, row, D, cand, face, k, ridge, last[0], exact, codes)
+            top = exact_slopes(X, row, D, cand, face, k, ridge, last, exact, codes)
             tol = gram.dtype.type(8 * eps * top)
             worst = sweep(exact, 0, gram, cand, face, 0, slope, threshold, positive, sums)
         n_iter[row] = steps
