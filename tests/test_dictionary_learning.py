@@ -200,13 +200,16 @@ def test_inertia_saves_rounds(monkeypatch, positive):
     assert losses[1] - best < 0.5 * (losses[0] - best)
 
 
-@pytest.mark.parametrize("n", [79, 80, 160, 403])
-def test_rounds_share_the_rows(n):
-    """No round has fewer than ten rows an atom, and together they have all."""
-    X, D = torch.arange(2.0 * n).reshape(n, 2), torch.randn(4, 2, dtype=torch.float32)
-    parts = max(1, n // (dictionary.ROWS * len(D)))
-    rounds = [dictionary.some_rows(X, D, 7 + i) for i in range(parts)]
-    assert min(len(rows) for rows in rounds) >= min(n, dictionary.ROWS * len(D))
+@pytest.mark.parametrize(
+    ("n_components", "done", "least"), [(40, 0, 200), (40, 0.5, 400), (4, 0.5, 160)]
+)
+@pytest.mark.parametrize("n", [159, 160, 400, 1003])
+def test_rounds_share_the_rows(n, n_components, done, least):
+    """No round has fewer than five or ten rows an atom, nor 160; together they have all."""
+    X, D = torch.arange(2.0 * n).reshape(n, 2), torch.randn(n_components, 2)
+    parts = max(1, n // least)
+    rounds = [dictionary.some_rows(X, D, 7 + i, done) for i in range(parts)]
+    assert min(len(rows) for rows in rounds) >= min(n, least)
     assert (torch.cat(rounds).sort(dim=0).values == X).all()
 
 
@@ -223,7 +226,9 @@ def test_rows_of_a_round(monkeypatch, rule):
     monkeypatch.setattr(dictionary, "_round", watched)
     coder = SparseCodingEncoder(20, dict_update=rule, **QUICK | {"n_init": 4}).fit(X[:1500])
     settling = round((1 - dictionary.ALL_ROWS) * QUICK["max_iter"])
-    assert set(sizes[:settling]) <= {214, 215}
+    halfway = round(dictionary.HALFWAY * QUICK["max_iter"])
+    assert set(sizes[:halfway]) <= {166, 167}
+    assert set(sizes[:settling]) <= {166, 167, 214, 215}
     assert set(sizes[-(QUICK["max_iter"] - settling) :]) == {1500}
     assert mean_corr_coef(codes[1500:], coder.transform(X[1500:])) > 0.97
 
