@@ -38,6 +38,11 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return _jit(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part that is called in one place: it is compiled there, and not by itself as well."""
+    return njit(inline="always")(function)
+
+
 def _jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
     options: dict[str, Any] = {
         "nogil": True,
