@@ -38,7 +38,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return _jit(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-def once(function: Callable[..., Any]) -> Callable[..., Any]:
+def spliced(function: Callable[..., Any]) -> Callable[..., Any]:
     """A part that is called in one place: it is compiled there, and not by itself as well."""
     return njit(inline="always")(function)
 
