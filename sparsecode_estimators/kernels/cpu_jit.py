@@ -7,9 +7,18 @@ from typing import Any
 
 from numba import njit, types
 
+from .cpu_linked import Linked
+
 # What lets sums and maxima be vectorised. Rows are finite, so that no NaN comes up;
 # infinities keep their meaning.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz", "nnan"}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": _FASTMATH,
+    "_nrt": False,  # neither memory of its own nor references
+}
+_WITHIN = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": Linked}
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,12 +31,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     Compiled code makes no arrays: room to work in is given to it (see :mod:`~.cpu_room`). So it
     need not count references, which would take time in loops, and a quarter of the compiler's.
     """
-    return _jit(function)
+    try:
+        return _jit(function, cache=True)
+    except RuntimeError:  # nowhere to write a cache: compile in every process
+        return _jit(function)
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for what only compiled code calls, without a way in from Python."""
-    return _jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    """The same for what only compiled code calls: it is kept with its callers."""
+    return _jit(function, **_WITHIN)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,27 +47,11 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
     An array is nine numbers, and a call that stays one copies them all.
     """
-    return _jit(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
-
-def spliced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part that is called in one place: it is compiled there, and not by itself as well."""
-    return njit(inline="always")(function)
+    return _jit(function, forceinline=True, **_WITHIN)
 
 
 def _jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    options: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": _FASTMATH,
-        "_nrt": False,  # neither memory of its own nor references
-        **more,
-    }
-    try:
-        loops = njit(cache=True, **options)(function)
-    except RuntimeError:  # nowhere to write a cache: compile in every process
-        loops = njit(**options)(function)
-    return _once(loops)
+    return _once(njit(**_OPTIONS, **more)(function))
 
 
 def _once(loops: Any) -> Any:

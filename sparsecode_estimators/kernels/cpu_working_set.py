@@ -7,7 +7,7 @@ import numpy as np
 from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
 from .cpu_certificate import conclude
 from .cpu_inverse import times
-from .cpu_jit import compiled, part, spliced
+from .cpu_jit import compiled, part
 from .cpu_residual import dot, square, subtract
 from .cpu_room import space
 from .cpu_sweep import new_sums, sweep, violated
@@ -20,7 +20,7 @@ ROUNDINGS = 4  # of ‖x‖²/2; a gap beyond them is one that slopes by the Gra
 AGAIN = 2  # times such a row goes on from exact slopes
 
 
-@spliced
+@part
 def _from_start(codes, row, positive, found):
     """Atoms that a start uses much; how many."""
     largest = codes.dtype.type(0)
@@ -35,7 +35,7 @@ def _from_start(codes, row, positive, found):
     return m
 
 
-@spliced
+@part
 def _take_all(face, cand, penalty):
     """Every atom is a candidate, at its own place."""
     for j in range(penalty.shape[0]):
@@ -44,7 +44,7 @@ def _take_all(face, cand, penalty):
     return penalty.shape[0]
 
 
-@spliced
+@part
 def _refresh(face, cand, p, slope):
     """Exact slopes for the candidates, and another chance for those that seemed useless."""
     slopes, state = face.slope, face.state
@@ -54,7 +54,7 @@ def _refresh(face, cand, p, slope):
             state[d] = IDLE
 
 
-@spliced
+@part
 def _admit(face, cand, threshold, p, found, m, gram, penalty):
     """Make candidates of ``m`` atoms; an infinite threshold keeps them from coming twice."""
     for i in range(m):
@@ -69,7 +69,7 @@ def _admit(face, cand, threshold, p, found, m, gram, penalty):
     return p
 
 
-@spliced
+@part
 def _evict(face, cand, threshold, p, k, gram, penalty, number):
     """Only active candidates stay; how many those are. Places only move down."""
     for i in range(k):
@@ -112,7 +112,7 @@ def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, code
     )  # fmt: skip
 
 
-@spliced
+@part
 def exact_slopes(X, row, D, cand, face, k, ridge, room, slopes, codes):
     """Slopes of all atoms by the exact residual of the codes as written, which are taken back.
 
@@ -171,7 +171,7 @@ def room_for(D, gram, ridge):
     )
 
 
-@spliced
+@part
 def _until_none_is_violated(
     row, gram, Q, penalty, positive, tol, usual, independent, max_steps, room, p, k, m, steps,
     worst,
