@@ -66,18 +66,28 @@ def _begin(problem, state, n_features, n_components):
 
 
 @inlined
-def _gain(problem, state, j, positive, ols):
-    """Slope of an atom, what is left of it, its gain as a fraction, and whether it is one."""
-    s, left = load(state.slope, j * WIDTH), load(state.left, j * WIDTH)
-    square = multiply(s, absolute(s)) if positive else multiply(s, s)
-    useful = more_than(square, multiply(load(state.floor, 0), splat(get(problem.lengths, j))))
-    return s, left, square, useful
+def _of_atom(table, first, n_components, atom):
+    """Entry ``atom`` of the vectors over atoms that begin with the ``first``."""
+    found = zeros(table)
+    for j in range(n_components):
+        here = equal(atom, splat(table.dtype.type(j)))
+        found = where(here, load(table, (first + j) * WIDTH), found)
+    return found
 
 
 @inlined
-def _larger(square, left, top, rest, ols):
-    """Whether one gain, as a fraction, is larger than another."""
-    return more_than(multiply(square, rest), multiply(top, left)) if ols else more_than(square, top)
+def _gain(problem, state, j, turned, share, others):
+    """Slope of an atom, and its gain as a fraction; zero where it is rounding.
+
+    No branches: what is compared before one and used after it would be packed into bytes.
+    """
+    s = load(state.slope, j * WIDTH)
+    size = maximum(s, multiply(s, turned))
+    square = multiply(size, size)
+    rounding = multiply(load(state.floor, 0), splat(get(problem.lengths, j)))
+    square = where(more_than(square, rounding), square, zeros(state.slope))
+    left = maximum(load(state.left, j * WIDTH), zeros(state.slope))  # rounding goes below zero
+    return s, square, add(multiply(left, share), others)
 
 
 @inlined
@@ -87,35 +97,36 @@ def _best(problem, state, n_components, positive, ols):
     Gains are compared as fractions, without a division. One half of the atoms is searched beside
     the other, as a comparison waits for the one before.
     """
-    one, none = splat(state.slope.dtype.type(1)), zeros(state.slope)
+    kind, none = state.slope.dtype.type, zeros(state.slope)
+    one = splat(kind(1))
+    turned = splat(kind(0) if positive else kind(-1))
+    share, others = splat(kind(1) if ols else kind(0)), splat(kind(0) if ols else kind(1))
     half, j = (n_components + 1) // 2, zeros(state.slope)
     a, s_a, rest_a, top_a = none, none, one, none
     b, s_b, rest_b, top_b = none, none, one, none
     for i in range(half):
-        s, left, square, useful = _gain(problem, state, i, positive, ols)
-        better = both(_larger(square, left, top_a, rest_a, ols), useful)
+        s, square, rest = _gain(problem, state, i, turned, share, others)
+        better = more_than(multiply(square, rest_a), multiply(top_a, rest))
         a, s_a = where(better, j, a), where(better, s, s_a)
-        rest_a, top_a = where(better, left, rest_a), where(better, square, top_a)
-        s, left, square, useful = _gain(problem, state, n_components - half + i, positive, ols)
-        better = both(_larger(square, left, top_b, rest_b, ols), useful)
+        rest_a, top_a = where(better, rest, rest_a), where(better, square, top_a)
+        s, square, rest = _gain(problem, state, n_components - half + i, turned, share, others)
+        better = more_than(multiply(square, rest_b), multiply(top_b, rest))
         b, s_b = where(better, j, b), where(better, s, s_b)
-        rest_b, top_b = where(better, left, rest_b), where(better, square, top_b)
+        rest_b, top_b = where(better, rest, rest_b), where(better, square, top_b)
         j = add(j, one)
-    better = _larger(top_b, rest_b, top_a, rest_a, ols)
-    b = add(b, splat(state.slope.dtype.type(n_components - half)))
-    atom, slope = where(better, b, a), where(better, s_b, s_a)
-    return atom, slope, where(better, rest_b, rest_a), more_than(maximum(top_a, top_b), none)
+    better = more_than(multiply(top_b, rest_a), multiply(top_a, rest_b))
+    b = add(b, splat(kind(n_components - half)))
+    atom, slope, rest = where(better, b, a), where(better, s_b, s_a), where(better, rest_b, rest_a)
+    if not ols:
+        rest = _of_atom(state.left, 0, n_components, atom)
+    return atom, slope, rest, more_than(maximum(top_a, top_b), none)
 
 
 @inlined
 def _shares(state, t, n_components, atom):
     """Products of an atom with the basis."""
     for u in range(t):
-        share = zeros(state.basis)
-        for j in range(n_components):
-            here = equal(atom, splat(state.basis.dtype.type(j)))
-            share = where(here, load(state.basis, (u * FEW + j) * WIDTH), share)
-        store(state.share, u * WIDTH, share)
+        store(state.share, u * WIDTH, _of_atom(state.basis, u * FEW, n_components, atom))
 
 
 @inlined

@@ -23,7 +23,7 @@ SOME, MOST = 64, 0.8  # rows of a chunk side by side stop after as many steps as
 SOON = 8  # first ones took, if they were no more than so many
 DEEPEST = 16  # most atoms that are added to rows side by side, at most DEPTH
 
-Solve = Callable[[np.ndarray], np.ndarray]  # rows to the rows it leaves
+Solve = Callable[[np.ndarray, Any], np.ndarray]  # rows, and room, to the rows it leaves
 Rest = Callable[[np.ndarray, tuple[Any, ...]], Any]  # rows and where their answers go
 
 
@@ -31,20 +31,22 @@ def lasso(given: tuple[Any, ...], max_steps: int, out: tuple[Any, ...], many: Re
     """Rows side by side, then those that this leaves with all atoms in vectors, then the rest."""
     rows, atoms, prices, *options = given
     problem = few(atoms, prices, options[0])
-    side_by_side = _lasso_side_by_side(given, max_steps, out)
+    beside, room = _lasso_side_by_side(given, max_steps, out)
 
-    def solve(chunk: np.ndarray) -> np.ndarray:
-        chunk = side_by_side(chunk)
+    def solve(chunk: np.ndarray, rooms: tuple[Any, Any]) -> np.ndarray:
+        chunk = beside(chunk, rooms[0])
         if len(chunk):  # otherwise there is nothing to be compiled for
-            more = (rows, problem, block(problem), *options, max_steps, *out)
+            more = (rows, problem, rooms[1], *options, max_steps, *out)
             chunk = _left(few_atoms, chunk, *more)
         return chunk
 
-    _and_the_rest(solve, many, rows, out)
+    _and_the_rest(solve, lambda: (room(), block(problem)), many, rows, out)
 
 
-def _lasso_side_by_side(given: tuple[Any, ...], max_steps: int, out: tuple[Any, ...]) -> Solve:
-    """Rows of float32 side by side, which leaves some.
+def _lasso_side_by_side(
+    given: tuple[Any, ...], max_steps: int, out: tuple[Any, ...]
+) -> tuple[Solve, Callable[[], Any]]:
+    """Rows of float32 side by side, which leaves some, and the room it takes.
 
     Sixteen rows take as many steps as the slowest of them. So after as many as most of the first
     rows took, those that are not done wait, and start again among their like: this does not
@@ -54,12 +56,10 @@ def _lasso_side_by_side(given: tuple[Any, ...], max_steps: int, out: tuple[Any, 
     fits = atoms.shape[0] <= ABREAST[0] and atoms.shape[1] <= ABREAST[1]
     served = rows.dtype == np.float32 and not ridge and (prices > 0).all()
     if not (fits and served and permutes()):
-        return lambda chunk: chunk
+        return lambda chunk, room: chunk, lambda: None
     tables, most, n_iter = penalised(atoms, prices), min(DEEPEST, max_steps), out[-1]
 
-    def solve(chunk: np.ndarray) -> np.ndarray:
-        room = active(tables)
-
+    def solve(chunk: np.ndarray, room: Any) -> np.ndarray:
         def step(chunk: np.ndarray, most: int) -> np.ndarray:
             return _left(lane_lasso, chunk, rows, tables, room, most, positive, eps, *out)
 
@@ -70,7 +70,7 @@ def _lasso_side_by_side(given: tuple[Any, ...], max_steps: int, out: tuple[Any, 
             others = step(others, min(usual, most))
         return np.concatenate([left, step(others, most)])
 
-    return solve
+    return solve, lambda: active(tables)
 
 
 def pursuit(
@@ -85,16 +85,16 @@ def pursuit(
     k, *others = options
     problem, tables = few(atoms, np.zeros(len(atoms)), 0.0), lanes(atoms)
 
-    def solve(chunk: np.ndarray) -> np.ndarray:
+    def solve(chunk: np.ndarray, rooms: tuple[Any, Any]) -> np.ndarray:
         if rows.dtype == np.float32:
-            given = (rows, tables, abreast(tables), min(k, max_steps), *others, *out)
+            given = (rows, tables, rooms[0], min(k, max_steps), *others, *out)
             chunk = _left(lane_pursuit, chunk, *given)
         if len(chunk):  # otherwise there is nothing to be compiled for
-            given = (rows, problem, block(problem), *options, max_steps, *out)
+            given = (rows, problem, rooms[1], *options, max_steps, *out)
             chunk = _left(few_pursuit, chunk, *given)
         return chunk
 
-    _and_the_rest(solve, many, rows, out)
+    _and_the_rest(solve, lambda: (abreast(tables), block(problem)), many, rows, out)
 
 
 def _left(loops: Callable[..., int], chunk: np.ndarray, *given: Any) -> np.ndarray:
@@ -103,11 +103,13 @@ def _left(loops: Callable[..., int], chunk: np.ndarray, *given: Any) -> np.ndarr
     return left[: loops(chunk, left, *given)]
 
 
-def _and_the_rest(few: Solve, many: Rest, rows: np.ndarray, out: tuple[Any, ...]) -> None:
+def _and_the_rest(
+    few: Solve, room: Callable[[], Any], many: Rest, rows: np.ndarray, out: tuple[Any, ...]
+) -> None:
     """Solve rows by ``few``, and those that it leaves by ``many``."""
     left = [np.empty(0, np.int64)]
     size = CHUNK // out[0].shape[1]
-    in_chunks(lambda chunk: left.append(few(chunk)), len(rows), size)
+    in_chunks(lambda chunk, mine: left.append(few(chunk, mine)), len(rows), size, room=room)
     rest = np.sort(np.concatenate(left))
     if len(rest):  # otherwise there is nothing to be compiled for
         answers = tuple(a[rest] for a in out)
