@@ -352,6 +352,22 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.parametrize(("n", "size"), [(0, 7), (1, 7), (7, 7), (8, 7), (100, 16), (1000, 1)])
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_threads_have_as_many_rows(monkeypatch, threads, n, size):
+    chunks = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    cpu_chunks.in_chunks(chunks.append, n, size)
+    assert sorted(np.concatenate([[], *chunks])) == list(range(n))
+    lengths = sorted(map(len, chunks))
+    if n > size:  # all but the last chunk are of the same size
+        turns = -(-n // (size * threads))
+        assert size >= lengths[-1] == -(-n // (turns * threads))
+        assert lengths[1] == lengths[-1]
+    else:
+        assert lengths == [n] * (n > 0)
+
+
 def test_an_interrupt_gets_through(monkeypatch):
     calls = []
 

@@ -17,7 +17,7 @@ def in_chunks(
     *more: Any,
     room: Callable[[], Any] | None = None,
 ) -> None:
-    """Call ``work`` on all rows, chunk by chunk, with whatever ``more`` it takes.
+    """Call ``work`` on all rows, in chunks of at most ``size``, with whatever ``more`` it takes.
 
     And last with ``room()``, where it needs arrays to work in. Chunks that are done at the same
     time have their own, those after each other the same: it takes as long as some rows do.
@@ -38,9 +38,12 @@ def in_chunks(
         work(chunk, *more, mine)
         free.append(mine)
 
+    threads = torch.get_num_threads()
+    turns = max(1, -(-n // (size * threads)))
+    if n > size:  # as many rows for each thread
+        size = -(-n // (turns * threads))
     chunks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
-    threads = min(torch.get_num_threads(), len(chunks))
-    if threads <= 1:
+    if min(threads, len(chunks)) <= 1:
         for chunk in chunks:
             call(chunk)
         return
