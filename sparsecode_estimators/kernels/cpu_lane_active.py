@@ -24,8 +24,8 @@ class Penalised(NamedTuple):
         ``Dᵀ``.
     rate : float64 array of shape (FEW,)
         ``1/p``, zeros as padding.
-    number, bits : arrays of shape (FEW,)
-        Numbers of the atoms, and the same as bits of integers.
+    bits : array of shape (FEW,)
+        Numbers of the atoms, as bits of integers.
     """
 
     atoms: np.ndarray
@@ -34,7 +34,6 @@ class Penalised(NamedTuple):
     penalty: np.ndarray
     wide: np.ndarray
     rate: np.ndarray
-    number: np.ndarray
     bits: np.ndarray
 
 
@@ -94,9 +93,8 @@ def penalised(D: np.ndarray, penalty: np.ndarray) -> Penalised:
     prices, rate = np.full(FEW, BEYOND, D.dtype), np.zeros(FEW)
     prices[:n_components] = penalty
     rate[:n_components] = 1 / penalty.astype(np.float64)
-    number = np.arange(FEW)
-    tags = number.astype(D.dtype), number.astype(np.int32).view(D.dtype)
-    return Penalised(*known, prices, known.atoms.astype(np.float64), rate, *tags)
+    bits = np.arange(FEW, dtype=np.int32).view(D.dtype)
+    return Penalised(*known, prices, known.atoms.astype(np.float64), rate, bits)
 
 
 def active(problem: Penalised) -> Active:

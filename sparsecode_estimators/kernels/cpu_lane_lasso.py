@@ -5,7 +5,7 @@ from __future__ import annotations
 from .cpu_jit import compiled, inlined
 from .cpu_lane_active import BEYOND
 from .cpu_lane_certificate import certify, times_inverse
-from .cpu_lane_rows import look_up, multiply_rows, read
+from .cpu_lane_rows import look_up, multiply_rows, of_atom, read
 from .cpu_lane_state import DEPTH, FEW
 from .cpu_lane_vectors import in_turn, tag, tagged
 from .cpu_vectors import (
@@ -82,24 +82,14 @@ def _most_violated(problem, state, t, width, turned):
 
 
 @inlined
-def _of_newcomer(problem, table, place, width, e):
-    """Entry ``e`` of the vectors over atoms that begin at a place."""
-    found = zeros(table)
-    for j in range(width):
-        here = equal(e, splat(get(problem.number, j)))
-        found = where(here, load(table, place + j * WIDTH), found)
-    return found
-
-
-@inlined
 def _span(problem, state, t, width, e):
     """The mix of active atoms that comes nearest to the newcomer.
 
     Returns its squared length, and the slope of the newcomer.
     """
-    slope = _of_newcomer(problem, state.products, 0, width, e)
+    slope = of_atom(state.products, 0, width, e)
     for i in range(t):
-        near = _of_newcomer(problem, state.column, i * width * WIDTH, width, e)
+        near = of_atom(state.column, i * width, width, e)
         store(state.near, i * WIDTH, near)
         less = subtract(zeros(state.code), load(state.code, i * WIDTH))
         slope = in_turn(slope, less, near)

@@ -6,7 +6,7 @@ import numpy as np
 
 from .cpu_jit import compiled, inlined
 from .cpu_lane_finish import CLOSE, polish
-from .cpu_lane_rows import look_up, multiply_rows, read
+from .cpu_lane_rows import look_up, multiply_rows, of_atom, read
 from .cpu_lane_state import DEPTH, FEW
 from .cpu_lane_vectors import power_below
 from .cpu_vectors import (
@@ -17,7 +17,6 @@ from .cpu_vectors import (
     bits,
     both,
     divide,
-    equal,
     get,
     load,
     lowest,
@@ -66,18 +65,9 @@ def _begin(problem, state, n_features, n_components):
 
 
 @inlined
-def _of_atom(table, first, n_components, atom):
-    """Entry ``atom`` of the vectors over atoms that begin with the ``first``."""
-    found = zeros(table)
-    for j in range(n_components):
-        here = equal(atom, splat(table.dtype.type(j)))
-        found = where(here, load(table, (first + j) * WIDTH), found)
-    return found
-
-
-@inlined
 def _gain(problem, state, j, turned, share, others):
-    """Slope of an atom, and its gain as a fraction; zero where it is rounding.
+    """Slope of an atom, and its gain as a fraction: slope², zero where it is rounding, of what is
+    left of the atom (``share``, or else of ``others``); ``turned`` is -1 where any sign will do.
 
     No branches: what is compared before one and used after it would be packed into bytes.
     """
@@ -118,7 +108,7 @@ def _best(problem, state, n_components, positive, ols):
     b = add(b, splat(kind(n_components - half)))
     atom, slope, rest = where(better, b, a), where(better, s_b, s_a), where(better, rest_b, rest_a)
     if not ols:
-        rest = _of_atom(state.left, 0, n_components, atom)
+        rest = of_atom(state.left, 0, n_components, atom)
     return atom, slope, rest, more_than(maximum(top_a, top_b), none)
 
 
@@ -126,7 +116,7 @@ def _best(problem, state, n_components, positive, ols):
 def _shares(state, t, n_components, atom):
     """Products of an atom with the basis."""
     for u in range(t):
-        store(state.share, u * WIDTH, _of_atom(state.basis, u * FEW, n_components, atom))
+        store(state.share, u * WIDTH, of_atom(state.basis, u * FEW, n_components, atom))
 
 
 @inlined

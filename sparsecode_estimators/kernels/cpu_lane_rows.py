@@ -5,7 +5,20 @@ from __future__ import annotations
 from .cpu_jit import inlined
 from .cpu_lane_state import FEW
 from .cpu_lane_vectors import columns, pick
-from .cpu_vectors import WIDTH, at_least, get, load, plus, put, splat, store, where, zeros
+from .cpu_vectors import (
+    WIDTH,
+    add,
+    at_least,
+    equal,
+    get,
+    load,
+    plus,
+    put,
+    splat,
+    store,
+    where,
+    zeros,
+)
 
 
 @inlined
@@ -55,3 +68,14 @@ def look_up(table, place, n_components, e):
         beyond = at_least(e, splat(table.dtype.type(b)))
         v = where(beyond, pick(load(table, place + b), e), v)
     return v
+
+
+@inlined
+def of_atom(table, first, n_components, atom):
+    """Entry ``atom`` of the vectors over atoms that begin with the ``first``, each lane its own."""
+    one = splat(table.dtype.type(1))
+    found, j = zeros(table), zeros(table)
+    for place in range(first * WIDTH, (first + n_components) * WIDTH, WIDTH):
+        found = where(equal(atom, j), load(table, place), found)
+        j = add(j, one)
+    return found
