@@ -39,8 +39,8 @@ def in_chunks(
         free.append(mine)
 
     threads = torch.get_num_threads()
-    turns = max(1, -(-n // (size * threads)))
     if n > size:  # as many rows for each thread
+        turns = -(-n // (size * threads))
         size = -(-n // (turns * threads))
     chunks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
     if min(threads, len(chunks)) <= 1:
