@@ -18,10 +18,10 @@ from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
 from .cpu_residual import subtract
 from .cpu_room import space
-from .cpu_sweep import BLOCK
 from .cpu_working_set import finish, limits, scratch
 
 TURNS = 3  # among candidates, before the inverse of their products is made anew
+BLOCK = 64  # codes looked at together
 OPEN, UNSURE, DONE = 0, 1, 2  # a row wants a product; one that is not rounded; nothing
 
 

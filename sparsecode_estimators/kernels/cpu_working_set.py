@@ -10,7 +10,7 @@ from .cpu_inverse import times
 from .cpu_jit import compiled, part
 from .cpu_residual import dot, square, subtract
 from .cpu_room import space
-from .cpu_sweep import new_sums, sweep, violated
+from .cpu_sweep import moved, new_sums, remember, sweep, violated
 
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.5  # candidates are violated by at least this share of the worst violation
@@ -165,7 +165,7 @@ def room_for(D, gram, ridge):
         *(space(cap, np.int64) for _ in range(3)),
         space(len(D), D.dtype),
         slope,
-        new_sums(slope, most + 1),
+        new_sums(gram, most + 1, cap),
         scratch(D.shape[1], most + 1),
         space((1, len(D)), D.dtype),
     )
@@ -173,8 +173,8 @@ def room_for(D, gram, ridge):
 
 @part
 def _until_none_is_violated(
-    row, gram, Q, penalty, positive, tol, usual, independent, max_steps, room, p, k, m, steps,
-    worst,
+    row, gram, Q, penalty, positive, tol, usual, reach, independent, max_steps, room, p, k, m,
+    steps, worst,
 ):  # fmt: skip
     """Candidates come in and are solved for, until no atom gains more than ``tol``.
 
@@ -183,11 +183,14 @@ def _until_none_is_violated(
     """
     face, cand, found, number, threshold, slope, sums, _, _ = room
     cap, everything = len(cand), len(slope) <= SPARE
+    far = gram.dtype.type(np.inf)
     while steps < max_steps:
         if not everything and m == 0:
             if p + SPARE > cap:
                 p, tol = _evict(face, cand, threshold, p, k, gram, penalty, number), usual
-                worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
+                worst = sweep(
+                    Q, row, gram, cand, face, 0, k, slope, threshold, positive, sums, far, reach
+                )
             cut = gram.dtype.type(GREED) * worst
             m = violated(slope, threshold, positive, sums, max(tol, cut), found, cap - p)
         p = _admit(face, cand, threshold, p, found, m, gram, penalty)
@@ -195,6 +198,7 @@ def _until_none_is_violated(
         if m == 0 and most_violated(face, p, positive, tol) < 0:
             break
         added = 0
+        remember(face, p, sums)
         if everything:
             k = settle(face, p, k, -1)
         else:
@@ -202,7 +206,10 @@ def _until_none_is_violated(
         steps += added
         k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
         steps += more
-        worst = sweep(Q, row, gram, cand, face, k, slope, threshold, positive, sums)
+        move = gram.dtype.type(moved(face, p, usual, sums))
+        worst = sweep(
+            Q, row, gram, cand, face, p, k, slope, threshold, positive, sums, move, reach
+        )
         tol = usual
         if m == 0 and more + added == 0:
             break
@@ -248,6 +255,9 @@ def working_set(
     independent = eps**0.7  # what is left of an atom that the others span, with rounding
     face, cand, found, _, threshold, slope, sums, last, exact = room
     everything = n_components <= SPARE
+    reach, far = gram.dtype.type(0), gram.dtype.type(np.inf)
+    for j in range(n_components):
+        reach = max(reach, penalty[j])
     for row in rows:
         top, good = gram.dtype.type(0), 0.0
         for j in range(n_components):
@@ -265,11 +275,13 @@ def working_set(
             m = _from_start(codes, row, positive, found)
         for j in range(n_components):
             codes[row, j] = 0
-        worst = sweep(Q, row, gram, cand, face, 0, slope, threshold, positive, sums)
+        worst = sweep(
+            Q, row, gram, cand, face, 0, 0, slope, threshold, positive, sums, far, reach
+        )
         while True:
             p, k, steps = _until_none_is_violated(
-                row, gram, Q, penalty, positive, tol, usual, independent, max_steps, room, p, k,
-                m, steps, worst,
+                row, gram, Q, penalty, positive, tol, usual, reach, independent, max_steps, room,
+                p, k, m, steps, worst,
             )  # fmt: skip
             gap[row], energy[row] = finish(
                 X, row, D, cand, face, k, ridge, slope, penalty, positive, last, codes
@@ -279,5 +291,7 @@ def working_set(
             again, m = again - 1, 0
             top = exact_slopes(X, row, D, cand, face, k, ridge, last, exact, codes)
             tol = gram.dtype.type(8 * eps * top)
-            worst = sweep(exact, 0, gram, cand, face, 0, slope, threshold, positive, sums)
+            worst = sweep(
+                exact, 0, gram, cand, face, 0, 0, slope, threshold, positive, sums, far, reach
+            )
         n_iter[row] = steps
