@@ -464,6 +464,23 @@ def test_converged_means_certified(solver, dtype):
     assert (excess <= info.dual_gap + 1e-7).all()
 
 
+@pytest.mark.parametrize("alpha", [1e-4, 0.003, 0.03])
+@pytest.mark.parametrize(("n_features", "n_components"), [(8, 64), (60, 200), (30, 2000)])
+def test_single_precision_is_certified_where_as_many_atoms_as_features_are_active(
+    n_features, n_components, alpha
+):
+    """They are nearly dependent then, and rounding led rows round in circles."""
+    rng = np.random.default_rng(70)
+    X, D = rng.normal(size=(40, n_features)), rng.normal(size=(n_components, n_features))
+    X, D = X.astype("f"), (D / np.linalg.norm(D, axis=1, keepdims=True)).astype("f")
+    options = {"alpha": alpha, "positive_code": False, "solver": "working_set"}
+    codes, info = sparse_encode(X, D, return_info=True, **options)
+    assert info.converged.all()
+    exact = sparse_encode(X.astype(float), D.astype(float), tol=1e-12, **options)
+    excess = objective(codes.astype(float), X, D, alpha) - objective(exact, X, D, alpha)
+    assert (excess <= info.dual_gap + 1e-9 * (X**2).sum(1)).all()
+
+
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rows_do_not_depend_on_their_batch_mates(solver, positive):

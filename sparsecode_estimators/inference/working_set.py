@@ -11,6 +11,7 @@ from .problem import Lasso
 from .solution import Solution, from_kernel
 
 LARGEST_GRAM = 2**12  # atoms beyond which the Gram matrix is not worth its price
+LAPS = 8  # atoms added to a row for each that can be active, after which float32 goes in circles
 
 
 def suits(X: Tensor, D: Tensor) -> bool:
@@ -33,8 +34,9 @@ def working_set(
     It does not stop early, because the last digits cost next to nothing: ``tol`` only says
     which rows are called converged. The certificate is computed in double precision, with
     a Newton step from the exact residual before it, so that float32 codes are as good as
-    their type allows. Rows that it does not certify (nearly dependent atoms in float32)
-    are finished by :func:`fista` in double precision.
+    their type allows. Rows that it does not certify in float32 (active atoms are nearly dependent,
+    as where there are as many of them as features) are solved once more in double precision;
+    those that are left then, by :func:`fista`.
 
     Parameters
     ----------
@@ -43,7 +45,7 @@ def working_set(
     codes : Tensor of shape (n, n_components) or None
         Atoms with large codes become candidates first. Not written to. None: no start.
     max_iter : int
-        Most atoms that are added to a row.
+        Most atoms that are added to a row, in each precision.
     tol : float or None
         Duality gap, relative to ``½‖x‖²``, at which a row is called converged; None: none is.
     """
@@ -72,6 +74,9 @@ def _kernel(
     problem: Lasso, rows: Tensor | slice, start: Tensor | None, max_steps: int
 ) -> kernels.Answer:
     n, n_components = problem.shape
+    if problem.X.dtype == torch.float32:
+        active = n_components if problem.ridge else min(problem.D.shape)
+        max_steps = min(max_steps, LAPS * active)
     pays = problem.atoms.has_gram or kernels.gram_pays(n, n_components)
     return kernels.working_set(
         problem.X[rows],
@@ -112,7 +117,7 @@ def _flops(problem: Lasso, answer: kernels.Answer) -> int:
 
 
 def _finish(problem: Lasso, solution: Solution, *, max_iter: int, tol: float) -> None:
-    """Rows without a certificate, by another method and in double precision."""
+    """Rows without a certificate, once more in double precision, or by another method."""
     rows = torch.nonzero(~solution.converged & (solution.n_iter < max_iter)).squeeze(1)
     if not len(rows):
         return
@@ -121,7 +126,8 @@ def _finish(problem: Lasso, solution: Solution, *, max_iter: int, tol: float) ->
         problem.X[rows].double(), problem.D.double(), problem.positive,
         alpha=problem.alpha, weights=weights, ridge=problem.ridge,
     )  # fmt: skip
-    better = fista(exact, solution.codes[rows].double(), max_iter=max_iter, tol=0.1 * tol)
+    solve = working_set if problem.X.dtype == torch.float32 else fista
+    better = solve(exact, solution.codes[rows].double(), max_iter=max_iter, tol=0.1 * tol)
     codes = better.codes.to(solution.codes)
     gap = exact.duality_gap(codes.double()).to(solution.gap)
     chosen = gap < solution.gap[rows]
