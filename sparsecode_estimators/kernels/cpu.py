@@ -13,6 +13,7 @@ from . import cpu_side_by_side as side_by_side
 from . import cpu_without_gram as without_gram
 from .cpu_all_atoms import LANES
 from .cpu_arrays import CHUNK, arrays, product, room_for_answers, squares, without_gap
+from .cpu_certificate import scale_of
 from .cpu_chunks import in_chunks
 from .cpu_few_state import DEPTH, FEW
 from .cpu_pursuit import pursuit as _pursuit
@@ -71,9 +72,10 @@ def _many(
     else:
         products = gram.detach().contiguous().numpy()
     more = (products, product(rows, atoms), max_steps, warm)
+    scale = scale_of(np.sqrt(squares(atoms)), given[2])
     in_chunks(
         _working_set, len(rows), max(1, CHUNK // len(atoms)), *given, *more, *out,
-        room=lambda: room_for_lasso(atoms, products, ridge),
+        room=lambda: room_for_lasso(atoms, scale, products, ridge),
     )  # fmt: skip
 
 

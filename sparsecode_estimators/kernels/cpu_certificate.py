@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .cpu_jit import inlined, part
 from .cpu_residual import dot
-from .cpu_vectors import WIDTH, absolute, bits, load, lowest, more_than, multiply, splat
+from .cpu_vectors import WIDTH, absolute, bits, load, lowest, more_than, plus, splat
 
 NEAR = 1e-3  # relative distance to the bound within which a slope is computed exactly
+UNITS = 8  # of the floating point type: rounding of a slope, of all that it is a sum of
+
+
+class Scale(NamedTuple):
+    """What counts as large and as small in a problem.
+
+    Attributes
+    ----------
+    rounding : float
+        ``UNITS`` of the floating point type.
+    longest : float
+        Length of the longest atom.
+    least, largest : float
+        The least penalty that is not zero, and the largest.
+    """
+
+    rounding: float
+    longest: float
+    least: float
+    largest: float
+
+
+def scale_of(lengths, penalty):
+    """Of atoms of these lengths; see :class:`Scale`."""
+    return Scale(
+        float(UNITS * np.finfo(penalty.dtype).eps),
+        float(lengths.max()),
+        float(min(penalty[penalty > 0], default=np.inf)),
+        float(penalty.max()),
+    )
+
+
+@inlined
+def off(scale, size, length):
+    """By how much slopes are off at most: of a row of this size, ``Σ|s_j|`` being ``length``."""
+    return scale.rounding * scale.longest * (size + scale.longest * length)
 
 
 @inlined
@@ -46,31 +84,35 @@ def _ratio(r, D, penalty, positive, j):
 
 
 @inlined
-def worst_ratio(r, D, slope, penalty, positive):
-    """Largest ``d_j·r/p_j`` that counts: exact where the rounded slopes come near 1.
+def worst_ratio(r, D, slope, loose, penalty, positive):
+    """Largest ``d_j·r/p_j``, or ``1 − NEAR``: exact where slopes, off by ``loose``, come near 1.
 
     Ratios well below 1 do not limit the dual point, so they need not be known.
     """
-    near, worst, n = slope.dtype.type(1 - NEAR), 0.0, slope.shape[0]
+    near, worst, n = slope.dtype.type(1 - NEAR), 1 - NEAR, slope.shape[0]
+    less = slope.dtype.type(-loose)
     whole = n // WIDTH * WIDTH
     for j in range(0, whole, WIDTH):
         size = load(slope, j) if positive else absolute(load(slope, j))
-        some = bits(more_than(size, multiply(splat(near), load(penalty, j))))
+        some = bits(more_than(size, plus(splat(less), near, load(penalty, j))))
         while some:
             worst = max(worst, _ratio(r, D, penalty, positive, j + lowest(some)))
             some &= some - 1
     for j in range(whole, n):
-        if (slope[j] if positive else abs(slope[j])) > near * penalty[j]:
+        if (slope[j] if positive else abs(slope[j])) > near * penalty[j] + less:
             worst = max(worst, _ratio(r, D, penalty, positive, j))
     return worst
 
 
 @part
 def conclude(
-    atoms, places, exact, products, k, energy, r, D, gram, step, slope, penalty, positive, ridge,
-    codes, row,
+    atoms, places, exact, products, k, energy, r, D, gram, step, slope, loose, penalty, scale,
+    positive, ridge, codes, row,
 ):  # fmt: skip
     """Write the codes of a row after its last step; its gap and the energy of its residual.
+
+    Products with the residual move by no more than the residual does in this step, times the length
+    of the atom.
 
     Parameters
     ----------
@@ -84,17 +126,22 @@ def conclude(
     r : float64 array of shape (n_features,)
         Residual before the step.
     slope : array of shape (n_components,)
-        ``d_j·r`` of all atoms, after the step and rounded; those of active atoms are lost.
+        ``d_j·r`` of all atoms, off by no more than ``loose`` where it comes near the penalty; those
+        of active atoms are lost.
     codes : array of shape (n, n_components)
         Its row number ``row``, zeros, is written to.
     """
     agreement, length, squares, ratio = 0.0, 0.0, 0.0, 0.0
+    move, inexact = 0.0, 0.0
+    for i in range(k):
+        inexact += scale.rounding * scale.longest**2 * abs(step[i])
     for i in range(k):
         change = 0.0
         for j in range(k):
             change += gram[places[i], places[j]] * step[j]
         # ‖r − δA‖² = ‖r‖² − δ·(2 Ar − δAAᵀ), and the ridge is in both products
         energy -= step[i] * (2 * products[i] - change + ridge * (2 * exact[i] + step[i]))
+        move += step[i] * change
         code, size = exact[i] + step[i], np.float64(penalty[atoms[i]])
         product = products[i] - change
         codes[row, atoms[i]] = code
@@ -104,6 +151,7 @@ def conclude(
         length += size * abs(rounded)
         squares += code * code
         if size > 0:
-            ratio = max(ratio, (product if code > 0 else -product) / size)
-    ratio = max(ratio, worst_ratio(r, D, slope, penalty, positive))
+            ratio = max(ratio, ((product if code > 0 else -product) + inexact) / size)
+    moved = scale.longest * np.sqrt(max(move, 0.0)) / scale.least
+    ratio = max(ratio, worst_ratio(r, D, slope, loose, penalty, positive) + moved)
     return gap_of(energy + ridge * squares, agreement, length, ratio), 0.5 * energy

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_certificate import NEAR
+from .cpu_certificate import NEAR, off
 from .cpu_inverse import padded
 from .cpu_jit import inlined, part
 from .cpu_room import space
@@ -51,8 +51,6 @@ class Sums(NamedTuple):
         Their codes, less than zero.
     codes, slopes : arrays of shape (cap,)
         Of candidates, when the last sweep had been.
-    longest : float
-        Length of the longest atom.
     """
 
     gains: np.ndarray
@@ -61,7 +59,6 @@ class Sums(NamedTuple):
     weights: np.ndarray
     codes: np.ndarray
     slopes: np.ndarray
-    longest: float
 
 
 def new_sums(gram, size, cap):
@@ -76,7 +73,6 @@ def new_sums(gram, size, cap):
         space(size, dtype),
         space(cap, dtype),
         space(cap, dtype),
-        float(np.sqrt(gram.diagonal().max())),
     )
 
 
@@ -88,18 +84,18 @@ def remember(face, p, sums):
 
 
 @inlined
-def moved(face, p, rounding, sums):
+def _moved(face, p, loose, scale, sums):
     r"""How far at most the slope of an atom has moved since candidates were remembered.
 
     :math:`\|\delta D\| \|d_j\|` with :math:`\|\delta D\|^2 \le \delta H\delta^T`, of which
-    :math:`\delta H` is what slopes have lost, each to a ``rounding``.
+    :math:`\delta H` is what slopes have lost, which are off by ``loose``.
     """
     square, length = 0.0, 0.0
     for d in range(p):
         step = np.float64(face.code[d]) - sums.codes[d]
         square += step * (np.float64(sums.slopes[d]) - face.slope[d])
         length += abs(step)
-    return sums.longest * np.sqrt(max(square, 0.0) + rounding * length)
+    return scale.longest * np.sqrt(max(square, 0.0) + loose * length)
 
 
 @inlined
@@ -120,17 +116,17 @@ def _fewer_than_a_vector(Q, start, gram, k, slope, threshold, positive, sums):
 
 
 @inlined
-def _to_look_at(sums, n_vectors, move, reach):
-    """Vectors of atoms of which one may come near its penalty; how many, by fours."""
+def _to_look_at(sums, n_vectors, all_, move, sure):
+    """Vectors of atoms of which one may gain more than ``sure``; how many, by fours."""
     gains, todo, count = sums.gains, sums.todo, 0
-    if move >= reach:
+    if all_:
         count = n_vectors
         for b in range(n_vectors):
             todo[b] = b
     for start in range(count, n_vectors, WIDTH):
         gain = add(load(gains, start), splat(move))
         store(gains, start, gain)
-        some = bits(more_than(gain, splat(-gains.dtype.type(NEAR) * reach)))
+        some = bits(more_than(gain, splat(sure)))
         while some:
             todo[count] = start + lowest(some)
             some &= some - 1
@@ -148,28 +144,36 @@ def _begin(b, n):
 
 
 @part
-def sweep(Q, row, gram, cand, face, p, k, slope, threshold, positive, sums, move, reach):
+def sweep(
+    Q, row, gram, cand, face, p, k, slope, threshold, positive, sums, scale, size, afresh
+):  # fmt: skip
     """Bring the slopes ``q − uG`` of atoms up to date. Returns the largest gain from leaving zero.
+
+    Atoms below their penalties by ``NEAR`` of the largest keep the slopes they had. Those of
+    candidates are known.
 
     Parameters
     ----------
-    move : number
-        How far slopes have moved at most since the last sweep; infinity if there was none.
-    reach : number
-        The largest penalty. Vectors of atoms that stay below theirs by ``NEAR`` of it keep the
-        slopes they had, but for those of candidates, which are known.
+    size : float
+        Length of the row.
+    afresh : bool
+        Whether no slopes are known.
     """
     places, weights, todo, gains = sums.places, sums.weights, sums.todo, sums.gains
-    n = len(slope)
+    n, kind, length = len(slope), slope.dtype.type, 0.0
     for i in range(k):
         places[i] = cand[face.active[i]] * n
         weights[i] = -face.code[face.active[i]]
+        length += abs(weights[i])
     if n < WIDTH:
         return _fewer_than_a_vector(Q, row * n, gram, k, slope, threshold, positive, sums)
     for d in range(p):
         slope[cand[d]] = face.slope[d]
-    each, count = move < SOON * reach, _to_look_at(sums, -(-n // WIDTH), move, reach)
-    worst = slope.dtype.type(-np.inf)
+    loose = off(scale, size, length)
+    move = np.inf if afresh else _moved(face, p, loose, scale, sums)
+    each, sure = move < SOON * scale.largest, -kind(NEAR * scale.largest + loose)
+    count = _to_look_at(sums, -(-n // WIDTH), move >= scale.largest, kind(move), sure)
+    worst = kind(-np.inf)
     for t in range(0, count, TOGETHER):
         va, vb, vc, vd = todo[t], todo[t + 1], todo[t + 2], todo[t + 3]
         ja, jb, jc, jd = _begin(va, n), _begin(vb, n), _begin(vc, n), _begin(vd, n)

@@ -114,7 +114,7 @@ def _subtract_codes(face, cand, k, x, row, D, room, residual, before):
     return np.sqrt(total)
 
 
-def room_for(D, penalty, ridge):
+def room_for(D, scale, penalty, ridge):
     """What :func:`wide_round` works in: candidates, what is known of others, and a residual."""
     most, cap = limits(D, ridge)
     return (
@@ -124,6 +124,7 @@ def room_for(D, penalty, ridge):
         new_looked(penalty),
         space((1, D.shape[1]), D.dtype),
         scratch(D.shape[1], most + 1),
+        scale,
     )
 
 
@@ -167,7 +168,7 @@ def wide_round(
     n_components, n_features = D.shape
     number = D.dtype.type
     independent = eps**0.7
-    face, cand, used, column, looked, now, last = room
+    face, cand, used, column, looked, now, last, scale = room
     cap = len(cand)
     near, found, threshold = looked.near, looked.violated, looked.threshold
     for j in range(n_components):
@@ -175,7 +176,8 @@ def wide_round(
     for place in places:
         r, start = rows[place], place * n_components
         slope, before, size = slopes[place], n_iter[r], _length(residual, r)
-        tol, least = number(eps * _length(X, r)), number(4 * eps * size)
+        whole, least = np.float64(_length(X, r)), number(4 * eps * size)
+        tol = number(eps * whole)
         for f in range(n_features):
             now[0, f] = residual[r, f]
         m = _with_codes(codes, r, used, cap) if begun else 0
@@ -206,9 +208,11 @@ def wide_round(
                 slope[near[i]] = looked.slope[i]
             for d in range(p):
                 slope[cand[d]] = face.slope[d]
+            loose = 0.0 if solved else scale.longest * reach
             gap[r], energy[r] = finish(
-                X, r, D, cand, face, k, ridge, slope, penalty, positive, last, codes
-            )
+                X, r, D, cand, face, k, ridge, slope, loose, penalty, scale, whole, positive, last,
+                codes,
+            )  # fmt: skip
             outcome[r] = DONE
         else:
             for i in range(k):

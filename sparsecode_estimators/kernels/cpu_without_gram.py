@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .cpu_arrays import arrays, product_room, room_for_answers, squares, without_gap
+from .cpu_certificate import scale_of
 from .cpu_chunks import in_chunks
 from .cpu_screen import UNIT
 from .cpu_stages import room_for as room_for_stages
@@ -32,6 +33,7 @@ def lasso(given: tuple[Any, ...], warm: bool, max_steps: int, out: tuple[Any, ..
     rows, atoms, *options = given
     D = torch.from_numpy(atoms)
     lengths = torch.linalg.vector_norm(D, dim=1).numpy()
+    scale = scale_of(lengths, options[0])
     known = [(D.bfloat16(), True), (D, False)] if _rounds(D) else [(D, False)]
     size, looks = _together(D), 0
     room = product_room(min(size, len(rows)), D)
@@ -51,7 +53,7 @@ def lasso(given: tuple[Any, ...], warm: bool, max_steps: int, out: tuple[Any, ..
                 more = (X, atoms, *options, *kinds, *state, *answers)
                 in_chunks(
                     wide_round, len(open_rows), PART, *more,
-                    room=lambda: room_for_wide(atoms, options[0], options[1]),
+                    room=lambda: room_for_wide(atoms, scale, options[0], options[1]),
                 )  # fmt: skip
                 begun, moves, looks = True, False, looks + len(open_rows)
     added = int(out[-1].sum())

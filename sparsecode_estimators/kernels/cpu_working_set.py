@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
-from .cpu_certificate import conclude
+from .cpu_certificate import conclude, off
 from .cpu_inverse import times
-from .cpu_jit import compiled, part
+from .cpu_jit import compiled, inlined, part
 from .cpu_residual import dot, square, subtract
 from .cpu_room import space
-from .cpu_sweep import moved, new_sums, remember, sweep, violated
+from .cpu_sweep import new_sums, remember, sweep, violated
 
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.5  # candidates are violated by at least this share of the worst violation
 START = 0.1  # codes of a warm start below this share of the largest are not candidates
 SPARE = 64  # candidates beyond twice as many as can be active
 ROUNDINGS = 4  # of ‖x‖²/2; a gap beyond them is one that slopes by the Gram matrix have left
+SHORT = 1e-3  # of the codes: a step after which nothing has to be computed anew
+TURNS = 3  # most steps
 AGAIN = 2  # times such a row goes on from exact slopes
 
 
@@ -89,26 +91,50 @@ def _evict(face, cand, threshold, p, k, gram, penalty, number):
     return q
 
 
+@inlined
+def _length(values, k):
+    total = 0.0
+    for i in range(k):
+        total += abs(values[i])
+    return total
+
+
 @part
-def finish(X, row, D, cand, face, k, ridge, slope, penalty, positive, room, codes):
-    """One Newton step from the exact residual: codes to the last digit of their type."""
+def finish(
+    X, row, D, cand, face, k, ridge, slope, loose, penalty, scale, size, positive, room, codes
+):  # fmt: skip
+    """Newton steps from the exact residual: codes to the last digit of their type.
+
+    One is enough but where active atoms are nearly dependent. Slopes are off by ``loose``, besides
+    their rounding.
+    """
     r, exact, products, step, atoms = room
     column, change, active = face.column, face.step, face.active
-    for m in range(r.shape[0]):
-        r[m] = X[row, m]
     for i in range(k):
         atoms[i], exact[i] = cand[active[i]], face.code[active[i]]
-    subtract(r, exact, D, atoms, k)
-    for i in range(k):
-        products[i] = dot(r, D, atoms[i]) - ridge * exact[i]
-        column[i] = products[i] - penalty[atoms[i]] * face.sign[active[i]]
-    times(face.inverse, column, k, change)
-    for i in range(k):
-        kept = (exact[i] + change[i]) * face.sign[active[i]] > 0
-        step[i] = change[i] if kept else -exact[i]
+    loose += off(scale, size, _length(exact, k))
+    for turn in range(TURNS):
+        for m in range(r.shape[0]):
+            r[m] = X[row, m]
+        subtract(r, exact, D, atoms, k)
+        for i in range(k):
+            products[i] = dot(r, D, atoms[i]) - ridge * exact[i]
+            column[i] = products[i] - penalty[atoms[i]] * face.sign[active[i]]
+        times(face.inverse, column, k, change)
+        for i in range(k):
+            kept = (exact[i] + change[i]) * face.sign[active[i]] > 0
+            step[i] = change[i] if kept else -exact[i]
+        length = _length(step, k)
+        if length <= SHORT * _length(exact, k):
+            break
+        loose += scale.longest**2 * length  # slopes are those of the codes before
+        for i in range(k):
+            if turn + 1 < TURNS:
+                exact[i] += step[i]
+            step[i] = 0
     return conclude(
-        atoms, active, exact, products, k, square(r), r, D, face.gram, step, slope, penalty,
-        positive, ridge, codes, row,
+        atoms, active, exact, products, k, square(r), r, D, face.gram, step, slope, loose, penalty,
+        scale, positive, ridge, codes, row,
     )  # fmt: skip
 
 
@@ -153,7 +179,7 @@ def scratch(n_features, size):
     )
 
 
-def room_for(D, gram, ridge):
+def room_for(D, scale, gram, ridge):
     """What :func:`working_set` works in: candidates, those found, and slopes of all atoms."""
     most, cap = limits(D, ridge)
     everything = len(D) <= SPARE
@@ -168,12 +194,13 @@ def room_for(D, gram, ridge):
         new_sums(gram, most + 1, cap),
         scratch(D.shape[1], most + 1),
         space((1, len(D)), D.dtype),
+        scale,
     )
 
 
 @part
 def _until_none_is_violated(
-    row, gram, Q, penalty, positive, tol, usual, reach, independent, max_steps, room, p, k, m,
+    row, gram, Q, penalty, positive, tol, usual, size, independent, max_steps, room, p, k, m,
     steps, worst,
 ):  # fmt: skip
     """Candidates come in and are solved for, until no atom gains more than ``tol``.
@@ -181,16 +208,16 @@ def _until_none_is_violated(
     Slopes may be exact to begin with; then they are by the Gram matrix, whose rounding asks for
     the ``usual`` tolerance. Returns how many candidates and active atoms there are, and steps.
     """
-    face, cand, found, number, threshold, slope, sums, _, _ = room
+    face, cand, found, number, threshold, slope, sums, _, _, scale = room
     cap, everything = len(cand), len(slope) <= SPARE
-    far = gram.dtype.type(np.inf)
     while steps < max_steps:
         if not everything and m == 0:
             if p + SPARE > cap:
                 p, tol = _evict(face, cand, threshold, p, k, gram, penalty, number), usual
                 worst = sweep(
-                    Q, row, gram, cand, face, 0, k, slope, threshold, positive, sums, far, reach
-                )
+                    Q, row, gram, cand, face, 0, k, slope, threshold, positive, sums, scale, size,
+                    True,
+                )  # fmt: skip
             cut = gram.dtype.type(GREED) * worst
             m = violated(slope, threshold, positive, sums, max(tol, cut), found, cap - p)
         p = _admit(face, cand, threshold, p, found, m, gram, penalty)
@@ -206,9 +233,8 @@ def _until_none_is_violated(
         steps += added
         k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
         steps += more
-        move = gram.dtype.type(moved(face, p, usual, sums))
         worst = sweep(
-            Q, row, gram, cand, face, p, k, slope, threshold, positive, sums, move, reach
+            Q, row, gram, cand, face, p, k, slope, threshold, positive, sums, scale, size, False
         )
         tol = usual
         if m == 0 and more + added == 0:
@@ -253,11 +279,8 @@ def working_set(
     """
     n_components = D.shape[0]
     independent = eps**0.7  # what is left of an atom that the others span, with rounding
-    face, cand, found, _, threshold, slope, sums, last, exact = room
+    face, cand, found, _, threshold, slope, sums, last, exact, scale = room
     everything = n_components <= SPARE
-    reach, far = gram.dtype.type(0), gram.dtype.type(np.inf)
-    for j in range(n_components):
-        reach = max(reach, penalty[j])
     for row in rows:
         top, good = gram.dtype.type(0), 0.0
         for j in range(n_components):
@@ -265,6 +288,7 @@ def working_set(
             top = max(top, abs(Q[row, j]))
         for j in range(X.shape[1]):
             good += np.float64(X[row, j]) * X[row, j]
+        size = np.sqrt(good)
         good *= 0.5 * ROUNDINGS * eps
         usual = gram.dtype.type(8 * eps * top)
         tol, again = usual, AGAIN
@@ -276,22 +300,24 @@ def working_set(
         for j in range(n_components):
             codes[row, j] = 0
         worst = sweep(
-            Q, row, gram, cand, face, 0, 0, slope, threshold, positive, sums, far, reach
+            Q, row, gram, cand, face, 0, 0, slope, threshold, positive, sums, scale, size, True
         )
         while True:
             p, k, steps = _until_none_is_violated(
-                row, gram, Q, penalty, positive, tol, usual, reach, independent, max_steps, room,
+                row, gram, Q, penalty, positive, tol, usual, size, independent, max_steps, room,
                 p, k, m, steps, worst,
             )  # fmt: skip
             gap[row], energy[row] = finish(
-                X, row, D, cand, face, k, ridge, slope, penalty, positive, last, codes
-            )
+                X, row, D, cand, face, k, ridge, slope, 0.0, penalty, scale, size, positive, last,
+                codes,
+            )  # fmt: skip
             if gap[row] <= good or again == 0 or steps >= max_steps:
                 break
             again, m = again - 1, 0
             top = exact_slopes(X, row, D, cand, face, k, ridge, last, exact, codes)
             tol = gram.dtype.type(8 * eps * top)
             worst = sweep(
-                exact, 0, gram, cand, face, 0, 0, slope, threshold, positive, sums, far, reach
-            )
+                exact, 0, gram, cand, face, 0, 0, slope, threshold, positive, sums, scale, size,
+                True,
+            )  # fmt: skip
         n_iter[row] = steps
