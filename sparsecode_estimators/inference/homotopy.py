@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..kernels.least_squares import top_support
+from .double import finish
 from .fista import fista
 from .problem import Lasso, alpha_max
 from .solution import LassoProgress, Solution
@@ -27,7 +28,8 @@ def homotopy(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None)
     exact after as many steps as there are breakpoints, usually about as many as active atoms.
 
     Rows whose path rounding leads astray, which takes ties or dependent atoms, do not get
-    their certificate at its end; ``fista`` goes on from there.
+    their certificate at its end. In float32 they follow it once more in double precision; otherwise
+    ``fista`` goes on from there.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ def homotopy(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None)
         Most breakpoints of a row.
     tol : float or None
         Duality gap, relative to ``½‖x‖²``, that makes an answer converged. None: the path
-        alone, without ``fista``.
+        alone.
     """
     progress = LassoProgress(problem, codes, tol)
     rows = progress.open_rows()
@@ -62,20 +64,9 @@ def homotopy(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None)
     progress.n_iter = n_iter
     solution = progress.solution()
     if tol is not None:
-        _finish(problem, solution, reached & ~solution.converged, max_iter, tol)
+        open_ = reached & ~solution.converged
+        finish(homotopy, fista, problem, solution, open_, max_iter=max_iter, tol=tol)
     return solution
-
-
-def _finish(problem: Lasso, solution: Solution, astray: Tensor, max_iter: int, tol: float) -> None:
-    rows = torch.nonzero(astray).squeeze(1)
-    if not len(rows):
-        return
-    part = replace(problem, X=problem.X[rows])
-    rest = fista(part, solution.codes[rows], max_iter=max_iter, tol=tol)
-    solution.codes[rows], solution.gap[rows] = rest.codes, rest.gap
-    solution.residual[rows], solution.converged[rows] = rest.residual, rest.converged
-    solution.n_iter[rows] += rest.n_iter
-    solution.flops += rest.flops
 
 
 class LassoPath(NamedTuple):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from .double import finish
 from .fista import fista
 from .problem import Lasso
 from .solution import Solution, from_kernel
@@ -66,7 +67,8 @@ def working_set(
     solution.flops += _flops(problem, answer)
     if tol is not None:
         solution.converged = solution.gap <= tol * problem.scale
-        _finish(problem, solution, max_iter=max_iter, tol=tol)
+        open_ = ~solution.converged & (solution.n_iter < max_iter)
+        finish(working_set, fista, problem, solution, open_, max_iter=max_iter, tol=tol)
     return solution
 
 
@@ -114,26 +116,3 @@ def _flops(problem: Lasso, answer: kernels.Answer) -> int:
     n_components, n_features = problem.D.shape
     added = int(answer.n_iter.sum())  # at least as many as are active in the end
     return 2 * (len(answer.codes) * problem.D.numel() + added * (n_components + 4 * n_features))
-
-
-def _finish(problem: Lasso, solution: Solution, *, max_iter: int, tol: float) -> None:
-    """Rows without a certificate, once more in double precision, or by another method."""
-    rows = torch.nonzero(~solution.converged & (solution.n_iter < max_iter)).squeeze(1)
-    if not len(rows):
-        return
-    weights = None if problem.weights is None else problem.weights.double()
-    exact = Lasso(
-        problem.X[rows].double(), problem.D.double(), problem.positive,
-        alpha=problem.alpha, weights=weights, ridge=problem.ridge,
-    )  # fmt: skip
-    solve = working_set if problem.X.dtype == torch.float32 else fista
-    better = solve(exact, solution.codes[rows].double(), max_iter=max_iter, tol=0.1 * tol)
-    codes = better.codes.to(solution.codes)
-    gap = exact.duality_gap(codes.double()).to(solution.gap)
-    chosen = gap < solution.gap[rows]
-    where = rows[chosen]
-    solution.codes[where], solution.gap[where] = codes[chosen], gap[chosen]
-    solution.residual[where] = problem.residual_energy(codes[chosen], where)
-    solution.n_iter[where] += better.n_iter[chosen]
-    solution.converged[where] = solution.gap[where] <= tol * problem.scale[where]
-    solution.flops += better.flops
