@@ -176,21 +176,28 @@ def test_the_gap_of_float32_codes_is_true(n_components):
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize("alpha", [1e-4, 0.003])
+@pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize(("n_features", "n_components"), [(8, 16), (8, 64), (20, 300)])
 def test_the_gap_is_true_where_active_atoms_are_nearly_dependent(
-    n_features, n_components, alpha, positive, wide
+    n_features, n_components, rank, alpha, positive, wide
 ):
-    """Rows that atoms do not generate make as many active as there are features."""
+    """Rows that atoms do not generate make as many active as there are features.
+
+    Atoms that are nearly in a third of the dimensions let codes run away in float32.
+    """
     rng = np.random.default_rng(92)
     X, D = rng.normal(size=(300, n_features)), rng.normal(size=(n_components, n_features))
+    D[:, n_features // rank :] *= 1e-3
+    D = D @ np.linalg.qr(rng.normal(size=(n_features, n_features)))[0]
     D /= np.linalg.norm(D, axis=1, keepdims=True)
     X, D = torch.tensor(X, dtype=torch.float32), torch.tensor(D, dtype=torch.float32)
     found = solve(cpu, X, D, alpha, positive=positive, max_steps=8 * n_features, wide=wide)
     exact = solve(cpu, X.double(), D.double(), alpha, positive=positive)
     problem = Lasso(X.double(), D.double(), positive, alpha=alpha)
     excess = problem.objective(found.codes.double()) - problem.objective(exact.codes)
-    assert (excess <= (1 + 1e-5) * found.gap + exact.gap + 1e-10 * problem.scale).all()
-    assert (found.gap <= 1e-6 * problem.scale).any()
+    assert (excess <= (1 + 1e-5) * found.gap + exact.gap + 1e-9 * problem.scale).all()
+    assert torch.isfinite(found.gap).all()
+    assert (found.gap <= 1e-6 * problem.scale).any() or rank > 1
 
 
 @pytest.mark.parametrize("n_components", [16, 120])

@@ -44,7 +44,9 @@ def finish(
         alpha=problem.alpha, weights=weights, ridge=problem.ridge,
     )  # fmt: skip
     solver = solve if problem.X.dtype == torch.float32 else otherwise
-    better = solver(exact, solution.codes[rows].double(), max_iter=max_iter, tol=0.1 * tol)
+    start = solution.codes[rows].double()
+    start[solution.gap[rows] > problem.scale[rows]] = 0  # the gap of zeros is no larger
+    better = solver(exact, start, max_iter=max_iter, tol=0.1 * tol)
     codes = better.codes.to(solution.codes)
     rounding = exact.objective(codes.double()) - exact.objective(better.codes)
     gap = (better.gap + rounding).clamp_(min=0).to(solution.gap)

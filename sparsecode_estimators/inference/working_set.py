@@ -12,7 +12,7 @@ from .problem import Lasso
 from .solution import Solution, from_kernel
 
 LARGEST_GRAM = 2**12  # atoms beyond which the Gram matrix is not worth its price
-LAPS = 8  # atoms added to a row for each that can be active, after which float32 goes in circles
+LAPS = 8  # atoms added to a row for each feature, after which float32 goes in circles
 
 
 def suits(X: Tensor, D: Tensor) -> bool:
@@ -77,8 +77,8 @@ def _kernel(
 ) -> kernels.Answer:
     n, n_components = problem.shape
     if problem.X.dtype == torch.float32:
-        active = n_components if problem.ridge else min(problem.D.shape)
-        max_steps = min(max_steps, LAPS * active)
+        laps = LAPS * min(problem.D.shape) + (n_components if problem.ridge else 0)
+        max_steps = min(max_steps, laps)
     pays = problem.atoms.has_gram or kernels.gram_pays(n, n_components)
     return kernels.working_set(
         problem.X[rows],

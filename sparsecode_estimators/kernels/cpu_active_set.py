@@ -37,6 +37,10 @@ class Face(NamedTuple):
         Of H on the active candidates, in their order; see :mod:`~.cpu_inverse`.
     column, step : arrays of shape (padded size,)
         Scratch.
+    bits : int array of shape (padded cap,)
+        ``slope`` as integers.
+    most, most_bits : arrays of shape (1,)
+        Scratch: a number, and as an integer.
     """
 
     gram: np.ndarray
@@ -49,13 +53,18 @@ class Face(NamedTuple):
     inverse: np.ndarray
     column: np.ndarray
     step: np.ndarray
+    bits: np.ndarray
+    most: np.ndarray
+    most_bits: np.ndarray
 
 
 def new_face(cap, size, dtype):
     """Room for ``size − 1`` active atoms among ``cap`` candidates."""
+    slope, most = space(padded(cap), dtype), space(1, dtype)
+    whole = np.int32 if slope.itemsize == 4 else np.int64
     return Face(
         space((cap, padded(cap)), dtype),
-        space(padded(cap), dtype),
+        slope,
         space(cap, dtype),
         space(cap, dtype),
         space(cap, np.int8),
@@ -64,7 +73,24 @@ def new_face(cap, size, dtype):
         new_inverse(size, dtype),
         space(padded(size), dtype),
         space(padded(size), dtype),
+        slope.view(whole),
+        most,
+        most.view(whole),
     )
+
+
+@inlined
+def lost(face, p, most):
+    """Whether a slope is larger than residuals allow, or no number at all: rounding has won.
+
+    Compared as integers, among which infinities and NaN, of which compiled code takes no account,
+    are the largest. A row whose objective falls keeps a residual no longer than itself.
+    """
+    face.most[0] = most
+    largest, without_sign = 0, (1 << (8 * face.slope.itemsize - 1)) - 1
+    for d in range(p):
+        largest = max(largest, face.bits[d] & without_sign)
+    return largest > face.most_bits[0]
 
 
 @part

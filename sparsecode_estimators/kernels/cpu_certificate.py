@@ -50,6 +50,12 @@ def off(scale, size, length):
 
 
 @inlined
+def far(scale, size, ridge):
+    """Slopes of a row of this size are no larger, while its objective falls."""
+    return 2 * (scale.longest + np.sqrt(ridge)) * size
+
+
+@inlined
 def gap_of(energy, agreement, length, ratio):
     r"""Duality gap of codes s whose residual r, with the ridge, has this energy.
 

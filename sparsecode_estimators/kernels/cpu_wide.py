@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_active_set import ACTIVE, IDLE, activate, descend, new_face, project, settle
+from .cpu_active_set import ACTIVE, IDLE, activate, descend, lost, new_face, project, settle
 from .cpu_bounds import look, most_violated, new_looked, violated
-from .cpu_certificate import NEAR
+from .cpu_certificate import NEAR, far
 from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
 from .cpu_residual import subtract
@@ -177,7 +177,7 @@ def wide_round(
         r, start = rows[place], place * n_components
         slope, before, size = slopes[place], n_iter[r], _length(residual, r)
         whole, least = np.float64(_length(X, r)), number(4 * eps * size)
-        tol = number(eps * whole)
+        tol, most = number(eps * whole), number(far(scale, whole, ridge))
         for f in range(n_features):
             now[0, f] = residual[r, f]
         m = _with_codes(codes, r, used, cap) if begun else 0
@@ -185,7 +185,7 @@ def wide_round(
         k = _begin(face, cand, p, codes, r, ridge, independent)
         if p > 0:  # codes of a start move
             _subtract_codes(face, cand, k, X, r, D, last, now, residual)
-        cut = number(0)
+        cut, all_ = number(0), False
         m = most_violated(slopes, start, lengths, least, positive, looked)
         m = min(m, cap - p) if before < max_steps else 0
         for _ in range(TURNS):
@@ -193,6 +193,9 @@ def wide_round(
                 p = _admit(face, cand, p, found, m, threshold, now, D, ridge, penalty, column)
                 k, steps = descend(face, p, k, positive, tol, independent, max_steps - n_iter[r])
                 n_iter[r] += steps
+            astray = lost(face, p, most)
+            if astray:
+                break
             way = _subtract_codes(face, cand, k, X, r, D, last, now, residual)
             reach = way + unit * size
             n, all_, cut = look(
@@ -201,9 +204,12 @@ def wide_round(
             m = violated(looked, n, penalty, least if all_ else max(least, cut), positive)
             if m == 0 or p + m > cap or n_iter[r] >= max_steps:
                 break
-        solved = all_ and (m == 0 or n_iter[r] >= max_steps)
+        solved = not astray and all_ and (m == 0 or n_iter[r] >= max_steps)
         added = given or n_iter[r] > before
-        if solved or not (added or rounded):
+        if astray:  # zeros, whose gap is their energy
+            gap[r] = energy[r] = 0.5 * whole * whole
+            outcome[r] = DONE
+        elif solved or not (added or rounded):
             for i in range(n):
                 slope[near[i]] = looked.slope[i]
             for d in range(p):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_active_set import ACTIVE, IDLE, descend, enlist, most_violated, new_face, settle
-from .cpu_certificate import conclude, off
+from .cpu_active_set import ACTIVE, IDLE, descend, enlist, lost, most_violated, new_face, settle
+from .cpu_certificate import conclude, far, off
 from .cpu_inverse import times
 from .cpu_jit import compiled, inlined, part
 from .cpu_residual import dot, square, subtract
@@ -200,17 +200,19 @@ def room_for(D, scale, gram, ridge):
 
 @part
 def _until_none_is_violated(
-    row, gram, Q, penalty, positive, tol, usual, size, independent, max_steps, room, p, k, m,
+    row, gram, Q, penalty, positive, tol, usual, size, most, independent, max_steps, room, p, k, m,
     steps, worst,
 ):  # fmt: skip
     """Candidates come in and are solved for, until no atom gains more than ``tol``.
 
     Slopes may be exact to begin with; then they are by the Gram matrix, whose rounding asks for
-    the ``usual`` tolerance. Returns how many candidates and active atoms there are, and steps.
+    the ``usual`` tolerance. Returns how many candidates and active atoms there are, and steps; -1
+    active atoms if rounding has won.
     """
     face, cand, found, number, threshold, slope, sums, _, _, scale = room
     cap, everything = len(cand), len(slope) <= SPARE
-    while steps < max_steps:
+    idle = 0  # rounds without a step: all newcomers were in the span of active atoms
+    while steps + idle < max_steps:
         if not everything and m == 0:
             if p + SPARE > cap:
                 p, tol = _evict(face, cand, threshold, p, k, gram, penalty, number), usual
@@ -233,12 +235,16 @@ def _until_none_is_violated(
         steps += added
         k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
         steps += more
+        if lost(face, p, most):
+            return p, -1, steps
         worst = sweep(
             Q, row, gram, cand, face, p, k, slope, threshold, positive, sums, scale, size, False
         )
         tol = usual
-        if m == 0 and more + added == 0:
-            break
+        if more + added == 0:
+            if m == 0:
+                break
+            idle += 1
         m = 0
     return p, k, steps
 
@@ -289,6 +295,7 @@ def working_set(
         for j in range(X.shape[1]):
             good += np.float64(X[row, j]) * X[row, j]
         size = np.sqrt(good)
+        most = gram.dtype.type(far(scale, size, ridge))
         good *= 0.5 * ROUNDINGS * eps
         usual = gram.dtype.type(8 * eps * top)
         tol, again = usual, AGAIN
@@ -304,9 +311,12 @@ def working_set(
         )
         while True:
             p, k, steps = _until_none_is_violated(
-                row, gram, Q, penalty, positive, tol, usual, size, independent, max_steps, room,
-                p, k, m, steps, worst,
+                row, gram, Q, penalty, positive, tol, usual, size, most, independent, max_steps,
+                room, p, k, m, steps, worst,
             )  # fmt: skip
+            if k < 0:  # zeros, whose gap is their energy
+                gap[row] = energy[row] = 0.5 * size * size
+                break
             gap[row], energy[row] = finish(
                 X, row, D, cand, face, k, ridge, slope, 0.0, penalty, scale, size, positive, last,
                 codes,
