@@ -38,7 +38,7 @@ def scale_of(lengths, penalty):
     return Scale(
         float(UNITS * np.finfo(penalty.dtype).eps),
         float(lengths.max()),
-        float(min(penalty[penalty > 0], default=np.inf)),
+        float(penalty[penalty > 0].min(initial=np.inf)),
         float(penalty.max()),
     )
 
