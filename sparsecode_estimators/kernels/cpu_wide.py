@@ -214,10 +214,10 @@ def wide_round(
                 slope[near[i]] = looked.slope[i]
             for d in range(p):
                 slope[cand[d]] = face.slope[d]
-            loose = 0.0 if solved else scale.longest * reach
+            stale = scale.longest * np.float64(reach)
             gap[r], energy[r] = finish(
-                X, r, D, cand, face, k, ridge, slope, loose, penalty, scale, whole, positive, last,
-                codes,
+                X, r, D, cand, face, k, ridge, slope, 0.0 if solved else stale, stale, penalty,
+                scale, whole, positive, last, codes,
             )  # fmt: skip
             outcome[r] = DONE
         else:

@@ -101,12 +101,13 @@ def _length(values, k):
 
 @part
 def finish(
-    X, row, D, cand, face, k, ridge, slope, loose, penalty, scale, size, positive, room, codes
+    X, row, D, cand, face, k, ridge, slope, loose, stale, penalty, scale, size, positive, room,
+    codes,
 ):  # fmt: skip
     """Newton steps from the exact residual: codes to the last digit of their type.
 
     One is enough but where active atoms are nearly dependent. Slopes are off by ``loose``, besides
-    their rounding.
+    their rounding; those of atoms known to be well below their penalty, by ``stale`` more.
     """
     r, exact, products, step, atoms = room
     column, change, active = face.column, face.step, face.active
@@ -127,7 +128,8 @@ def finish(
         length = _length(step, k)
         if length <= SHORT * _length(exact, k):
             break
-        loose += scale.longest**2 * length  # slopes are those of the codes before
+        loose += stale + scale.longest**2 * length  # slopes are those of the codes before
+        stale = 0.0
         for i in range(k):
             if turn + 1 < TURNS:
                 exact[i] += step[i]
@@ -318,8 +320,8 @@ def working_set(
                 gap[row] = energy[row] = 0.5 * size * size
                 break
             gap[row], energy[row] = finish(
-                X, row, D, cand, face, k, ridge, slope, 0.0, penalty, scale, size, positive, last,
-                codes,
+                X, row, D, cand, face, k, ridge, slope, 0.0, 0.0, penalty, scale, size, positive,
+                last, codes,
             )  # fmt: skip
             if gap[row] <= good or again == 0 or steps >= max_steps:
                 break
