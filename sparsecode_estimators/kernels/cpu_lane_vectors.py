@@ -13,7 +13,7 @@ from .cpu_vectors import WIDTH, Vector
 _IN_TURN = ("contract", "nsz", "nnan")  # as elsewhere, but sums must not be regrouped
 
 
-def _shuffle(builder, a, b, places):
+def shuffle(builder, a, b, places):
     numbers = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))
     return builder.shuffle_vector(a, b, numbers)
 
@@ -38,8 +38,8 @@ def columns(_, array, place, step):
             place = builder.add(place, args[2])
         rows = []
         for i in range(4):
-            halves = [_shuffle(builder, fours[i + j], fours[i + j + 4], range(8)) for j in (0, 8)]
-            rows.append(_shuffle(builder, *halves, range(16)))
+            halves = [shuffle(builder, fours[i + j], fours[i + j + 4], range(8)) for j in (0, 8)]
+            rows.append(shuffle(builder, *halves, range(16)))
         quarters = range(0, WIDTH, 4)
         low = [q + p for q in quarters for p in (0, 16, 1, 17)]
         high = [q + p for q in quarters for p in (2, 18, 3, 19)]
@@ -47,8 +47,8 @@ def columns(_, array, place, step):
         second = [q + p for q in quarters for p in (2, 3, 18, 19)]
         found = []
         for half in (low, high):
-            a, b = (_shuffle(builder, rows[i], rows[i + 1], half) for i in (0, 2))
-            found += [_shuffle(builder, a, b, first), _shuffle(builder, a, b, second)]
+            a, b = (shuffle(builder, rows[i], rows[i + 1], half) for i in (0, 2))
+            found += [shuffle(builder, a, b, first), shuffle(builder, a, b, second)]
         return context.make_tuple(builder, signature.return_type, found)
 
     return types.UniTuple(Vector(array.dtype), 4)(array, types.intp, types.intp), codegen
@@ -84,13 +84,13 @@ def power_below(_, vector):
     return vector(vector), codegen
 
 
-def _has(feature: str, context=cpu_target.target_context) -> bool:
+def has(feature: str, context=cpu_target.target_context) -> bool:
     return f"+{feature}" in context.codegen().magic_tuple()[-1]
 
 
 def permutes() -> bool:
     """Whether the processor has an instruction for :func:`pick`."""
-    return _has("avx512f") or _has("avx2")
+    return has("avx512f") or has("avx2")
 
 
 @intrinsic
@@ -105,9 +105,9 @@ def pick(_, vector, places):
         whole = ir.VectorType(number, WIDTH)
         last = ir.Constant(whole, [WIDTH - 1] * WIDTH)
         numbers = builder.and_(builder.fptosi(args[1], whole), last)
-        if _has("avx512f", context):
+        if has("avx512f", context):
             return _named(builder, "llvm.x86.avx512.permvar.sf.512", args[0], numbers)
-        if _has("avx2", context):
+        if has("avx2", context):
             return _pick_in_halves(builder, args[0], numbers)
         result = ir.Constant(args[0].type, ir.Undefined)
         for i in range(WIDTH):
@@ -129,14 +129,14 @@ def _named(builder, name, vector, numbers):
 def _pick_in_halves(builder, vector, numbers):
     """Registers of eight numbers: from the lower half and from the upper, of which one counts."""
     low, high = range(WIDTH // 2), range(WIDTH // 2, WIDTH)
-    tables = [_shuffle(builder, vector, vector, half) for half in (low, high)]
+    tables = [shuffle(builder, vector, vector, half) for half in (low, high)]
     found = []
     for half in (low, high):
-        wanted = _shuffle(builder, numbers, numbers, half)
+        wanted = shuffle(builder, numbers, numbers, half)
         below, above = (_named(builder, "llvm.x86.avx2.permps", t, wanted) for t in tables)
         middle = ir.Constant(wanted.type, [WIDTH // 2] * (WIDTH // 2))
         found.append(builder.select(builder.icmp_signed("<", wanted, middle), below, above))
-    return _shuffle(builder, *found, range(WIDTH))
+    return shuffle(builder, *found, range(WIDTH))
 
 
 @intrinsic

@@ -20,7 +20,6 @@ WIDTH = 16  # of every vector, whatever the processor
 
 # Sums may be reordered and contracted, and NaN does not come up (see cpu_jit); infinities may.
 _FAST = ("reassoc", "contract", "arcp", "nsz", "nnan")
-_ZEROS = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
 
 
 class Vector(types.Type):
@@ -124,10 +123,12 @@ def put(_, array, place, number):
     return types.none(array, types.intp, array.dtype), codegen
 
 
-def _spread(builder, number):
-    undefined = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
+def spread(builder, number, width=WIDTH):
+    """The number in every place of a vector, as LLVM's code."""
+    undefined = ir.Constant(ir.VectorType(number.type, width), ir.Undefined)
     one = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, undefined, _ZEROS)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+    return builder.shuffle_vector(one, undefined, zeros)
 
 
 @intrinsic
@@ -135,7 +136,7 @@ def splat(_, number):
     """The number in every place."""
 
     def codegen(context, builder, signature, args):
-        return _spread(builder, args[0])
+        return spread(builder, args[0])
 
     return Vector(number)(number), codegen
 
@@ -183,7 +184,7 @@ def plus(_, vector, number, other):
     """``vector + number·other``."""
 
     def codegen(context, builder, signature, args):
-        product = builder.fmul(_spread(builder, args[1]), args[2], flags=_FAST)
+        product = builder.fmul(spread(builder, args[1]), args[2], flags=_FAST)
         return builder.fadd(args[0], product, flags=_FAST)
 
     return vector(vector, vector.dtype, vector), codegen
@@ -223,6 +224,16 @@ def root(_, vector):
 
     def codegen(context, builder, signature, args):
         return _call(builder, "llvm.sqrt", args[0].type, args)
+
+    return vector(vector), codegen
+
+
+@intrinsic
+def nearest(_, vector):
+    """The nearest whole numbers."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.rint", args[0].type, args)
 
     return vector(vector), codegen
 

@@ -141,7 +141,7 @@ def wide_round(
         Which of ``rows`` to solve.
     lengths : array of shape (n_components,)
         Of the atoms.
-    unit : float
+    unit : array of shape (m,)
         Slopes are off by at most this times the lengths of atom and residual.
     rounded : bool
         Whether slopes are of rounded numbers; if not, rows get a certificate when no atom
@@ -197,7 +197,7 @@ def wide_round(
             if astray:
                 break
             way = _subtract_codes(face, cand, k, X, r, D, last, now, residual)
-            reach = way + unit * size
+            reach = way + unit[place] * size
             n, all_, cut = look(
                 slopes, start, lengths, reach, 1 - NEAR, cut, now, D, positive, looked
             )

@@ -8,17 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_arrays import arrays, product_room, room_for_answers, squares, without_gap
+from .cpu_arrays import arrays, room_for_answers, squares, without_gap
 from .cpu_certificate import scale_of
 from .cpu_chunks import in_chunks
-from .cpu_screen import UNIT
+from .cpu_products import all_products
 from .cpu_stages import room_for as room_for_stages
-from .cpu_vectors import WIDTH
 from .cpu_wide import DONE, OPEN, wide_round
 from .cpu_wide import room_for as room_for_wide
 from .cpu_wide_stages import begin_wide, no_gram, paused, wide_stages
 from .reference import Answer
-from .rounded import is_faster as rounded_is_faster
 
 TOGETHER = 1024, 2**24  # most rows whose products with all atoms are made at once, and products
 PART = 32  # rows of these that a thread takes at a time
@@ -31,24 +29,20 @@ def lasso(given: tuple[Any, ...], warm: bool, max_steps: int, out: tuple[Any, ..
     others to prove that they are solved.
     """
     rows, atoms, *options = given
-    D = torch.from_numpy(atoms)
-    lengths = torch.linalg.vector_norm(D, dim=1).numpy()
+    lengths = torch.linalg.vector_norm(torch.from_numpy(atoms), dim=1).numpy()
     scale = scale_of(lengths, options[0])
-    known = [(D.bfloat16(), True), (D, False)] if _rounds(D) else [(D, False)]
-    size, looks = _together(D), 0
-    room = product_room(min(size, len(rows)), D)
+    size, looks = _together(atoms), 0
+    known = all_products(atoms, min(size, len(rows)))
     for begin in range(0, len(rows), size):
         batch = slice(begin, begin + size)
         X, answers = rows[batch], [a[batch] for a in out]
         residual = X - answers[0] @ atoms if warm else X.copy()
         outcome, begun, moves = np.full(len(X), OPEN, np.int8), warm, warm
-        for multiplier, rounded in known:
-            unit = (D.shape[1] + WIDTH) * options[-1] + (2 * UNIT if rounded else 0)
+        for products in known:
             outcome[outcome != DONE] = OPEN
             while len(open_rows := np.flatnonzero(outcome == OPEN)):
-                r = torch.from_numpy(residual[open_rows])
-                slopes = _slopes(r, multiplier, room[: len(r)]).numpy()
-                kinds = (lengths, unit, rounded, begun, moves)
+                slopes, unit = products(residual[open_rows])
+                kinds = (lengths, unit, products.rounded, begun, moves)
                 state = (open_rows, slopes, residual, outcome, max_steps)
                 more = (X, atoms, *options, *kinds, *state, *answers)
                 in_chunks(
@@ -57,7 +51,7 @@ def lasso(given: tuple[Any, ...], warm: bool, max_steps: int, out: tuple[Any, ..
                 )  # fmt: skip
                 begun, moves, looks = True, False, looks + len(open_rows)
     added = int(out[-1].sum())
-    return 2 * (looks * D.numel() + added * 8 * D.shape[1])
+    return 2 * (looks * atoms.size + added * 8 * atoms.shape[1])
 
 
 def exchanges(
@@ -72,12 +66,10 @@ def exchanges(
     n = len(X)
     codes, energy, n_iter = room_for_answers(X, len(D), start)
     rows, atoms = arrays(X, D)
-    D = torch.from_numpy(atoms)
     k, positive, share, depth = options
     eps, lengths, gram = float(np.finfo(rows.dtype).eps), squares(atoms), no_gram(atoms)
-    multiplier = D.bfloat16() if _rounds(D) else D
-    size = max(PART, min(_together(D), TOGETHER[1] // (k + 1) ** 2))
-    products, looks = product_room(min(size, n), D), 0
+    size = max(PART, min(_together(atoms), TOGETHER[1] // (k + 1) ** 2))
+    products, looks = all_products(atoms, min(size, n))[0], 0
 
     def room() -> tuple[Any, ...]:
         return room_for_stages(rows, gram, lengths, k, positive, eps)
@@ -91,27 +83,14 @@ def exchanges(
             in_chunks(begin_wide, len(x), PART, *first, room=room)
         given = (x, atoms, gram, lengths, k, positive, share, depth, eps, max_steps, tol)
         while len(waiting := np.flatnonzero(open_)):
-            r = torch.from_numpy(state.residual[waiting])
-            slopes = _slopes(r, multiplier, products[: len(r)]).numpy()
+            slopes, _ = products(state.residual[waiting])
             looks += len(waiting)
             more = (*given, waiting, slopes, state, open_, *out)
             in_chunks(wide_stages, len(waiting), PART, *more, room=room)
-    flops = 2 * (looks * D.numel() + n * (k**3 + 3 * k * D.shape[1]))
+    flops = 2 * (looks * atoms.size + n * (k**3 + 3 * k * atoms.shape[1]))
     return without_gap(codes, energy, n_iter)._replace(flops=flops)
 
 
-def _rounds(D: Tensor) -> bool:
-    """Whether products of rounded numbers are faster."""
-    return D.dtype == torch.float32 and rounded_is_faster(D.device)
-
-
-def _together(D: Tensor) -> int:
+def _together(atoms: np.ndarray) -> int:
     """Rows whose products with all atoms are made at once."""
-    return max(PART, min(TOGETHER[0], TOGETHER[1] // len(D)))
-
-
-def _slopes(r: Tensor, D: Tensor, room: Tensor) -> Tensor:
-    """Products in the precision of ``D``, written to pages that are in use already."""
-    if r.dtype == D.dtype:
-        return torch.mm(r, D.T, out=room)
-    return room.copy_(r.to(D.dtype) @ D.T)
+    return max(PART, min(TOGETHER[0], TOGETHER[1] // len(atoms)))
