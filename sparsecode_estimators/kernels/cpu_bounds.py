@@ -15,21 +15,19 @@ from .cpu_vectors import (
     absolute,
     bits,
     get,
+    largest,
     load,
     lowest,
-    maximum,
     more_than,
     plus,
     splat,
-    store,
     subtract,
 )
 
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.35  # atoms are violated by at least this share of the worst violation
-POOL = 128  # about as many atoms are looked at, of all those that may be violated
+POOL = 64  # about as many atoms are looked at, of all those that may be violated
 ROOM = 256  # if no more than so many may be, all of them are looked at
-GROUPS = 1024  # maxima of so many groups tell which ones are worth a look
 
 
 class Looked(NamedTuple):
@@ -39,31 +37,43 @@ class Looked(NamedTuple):
     ----------
     threshold : array of shape (n_components,)
         Penalties; infinite for atoms that are candidates already.
-    top : array of shape (GROUPS,)
-        Scratch.
+    top : array
+        The worst violation of each ``WIDTH`` atoms, and what is always less at the end.
+    order : array
+        Scratch, of the same shape.
     near : int array of shape (ROOM + WIDTH,)
         Atoms whose slopes are computed.
     slope : array of shape (ROOM + WIDTH,)
         These slopes.
     violated : int array of shape (ROOM + WIDTH,)
         Those of them that are violated.
+    longest, dearest : float
+        The largest length of an atom, and the largest penalty.
     """
 
     threshold: np.ndarray
     top: np.ndarray
+    order: np.ndarray
     near: np.ndarray
     slope: np.ndarray
     violated: np.ndarray
+    longest: float
+    dearest: float
 
 
-def new_looked(penalty):
-    room = ROOM + WIDTH
+def new_looked(penalty, longest):
+    room, groups = ROOM + WIDTH, len(penalty) // WIDTH
+    top = space(-(-groups // WIDTH) * WIDTH, penalty.dtype)
+    top[groups:] = -np.inf
     return Looked(
         space(len(penalty), penalty.dtype),
-        space(GROUPS, penalty.dtype),
+        top,
+        top.copy(),
         space(room, np.int64),
         space(room, penalty.dtype),
         space(room, np.int64),
+        float(longest),
+        float(penalty.max()),
     )
 
 
@@ -79,29 +89,15 @@ def _size_of(slopes, place, positive):
     return v if positive else abs(v)
 
 
-@inlined
-def _groups(threshold, top):
-    return min(len(top), len(threshold) // WIDTH * WIDTH)
-
-
 @part
 def _tops(slopes, start, looked, positive):
-    """Write the worst violation of each group of atoms; the worst of all.
-
-    Atom j belongs to group j modulo the number of groups; the last few atoms to none.
-    """
+    """Write the worst violation of each ``WIDTH`` atoms; the worst of all."""
     threshold, top = looked.threshold, looked.top
-    n_components = len(threshold)
-    n_groups = _groups(threshold, top)
-    worst = -np.inf
-    for g in range(0, n_groups, WIDTH):
-        best = subtract(_size(slopes, start + g, positive), load(threshold, g))
-        for j in range(g + n_groups, n_components - WIDTH + 1, n_groups):
-            gain = subtract(_size(slopes, start + j, positive), load(threshold, j))
-            best = maximum(best, gain)
-        store(top, g, best)
-        for i in range(g, g + WIDTH):
-            worst = max(worst, top[i])
+    n_components, worst = len(threshold), top.dtype.type(-np.inf)
+    for g in range(n_components // WIDTH):
+        j = g * WIDTH
+        top[g] = largest(subtract(_size(slopes, start + j, positive), load(threshold, j)))
+        worst = max(worst, top[g])
     for j in range(n_components // WIDTH * WIDTH, n_components):
         worst = max(worst, _size_of(slopes, start + j, positive) - threshold[j])
     return worst
@@ -112,19 +108,25 @@ def _above(slopes, start, lengths, reach, share, cut, positive, looked):
     """Write the atoms with ``slope + reach·length > share·threshold + cut``; how many, or as many
     as there is room for.
     """
-    threshold, near = looked.threshold, looked.near
+    threshold, near, top = looked.threshold, looked.near, looked.top
+    number = slopes.dtype.type
     n, n_components = 0, len(threshold)
-    whole = n_components // WIDTH * WIDTH
-    for j in range(0, whole, WIDTH):
-        bound = plus(_size(slopes, start + j, positive), reach, load(lengths, j))
-        some = bits(more_than(bound, plus(splat(cut), share, load(threshold, j))))
-        while some:
-            near[n] = j + lowest(some)
-            some &= some - 1
-            n += 1
-        if n >= ROOM:
-            return ROOM
-    for j in range(whole, n_components):
+    # no atom of a group can be above by more than the group's worst violation and this
+    slack = number(reach * looked.longest + (1 - share) * looked.dearest - cut)
+    for begin in range(0, len(top), WIDTH):
+        groups = bits(more_than(load(top, begin), splat(-slack)))
+        while groups:
+            j = (begin + lowest(groups)) * WIDTH
+            groups &= groups - 1
+            bound = plus(_size(slopes, start + j, positive), reach, load(lengths, j))
+            some = bits(more_than(bound, plus(splat(cut), share, load(threshold, j))))
+            while some:
+                near[n] = j + lowest(some)
+                some &= some - 1
+                n += 1
+            if n >= ROOM:
+                return ROOM
+    for j in range(n_components // WIDTH * WIDTH, n_components):
         bound = _size_of(slopes, start + j, positive) + reach * lengths[j]
         if bound > share * threshold[j] + cut:
             near[n] = j
@@ -148,7 +150,7 @@ def most_violated(slopes, start, lengths, least, positive, looked):
 def look(slopes, start, lengths, reach, share, cut, residual, D, positive, looked):
     """Write the atoms that may exceed a share of their penalty, and their slopes.
 
-    If there is no room for them, :func:`most_violated` has to be asked before.
+    :func:`most_violated` has to be asked before.
 
     Parameters
     ----------
@@ -174,8 +176,10 @@ def look(slopes, start, lengths, reach, share, cut, residual, D, positive, looke
     all_ = n < ROOM
     if not all_:
         if cut == 0:
-            n_groups = _groups(looked.threshold, looked.top)
-            cut = kth_largest(looked.top, n_groups, min(n_groups, POOL - POOL // 8))
+            groups = len(looked.threshold) // WIDTH
+            for g in range(groups):
+                looked.order[g] = looked.top[g]
+            cut = kth_largest(looked.order, groups, min(groups, POOL - POOL // 8))
         n = _above(slopes, start, lengths, zero, number(1), cut, positive, looked)
     products_with(residual, 0, D, looked.near, n, looked.slope)
     return n, all_, cut

@@ -16,6 +16,7 @@ from .cpu_bounds import look, most_violated, new_looked, violated
 from .cpu_certificate import NEAR, far
 from .cpu_gather import products_with
 from .cpu_jit import compiled, inlined, part
+from .cpu_kept import keep, products_of
 from .cpu_residual import subtract
 from .cpu_room import space
 from .cpu_working_set import finish, limits, scratch
@@ -50,28 +51,45 @@ def _with_codes(codes, row, found, most):
     return m
 
 
-@part
-def _admit(face, cand, p, found, m, threshold, residual, D, ridge, penalty, column):
-    """Make candidates of ``m`` atoms, slopes of all of them by the residual; how many there are.
+@inlined
+def _enter(face, cand, p, j, threshold, penalty):
+    """Make atom j a candidate; an infinite threshold keeps atoms from coming twice."""
+    cand[p], threshold[j] = j, np.inf
+    face.penalty[p] = penalty[j]
+    face.code[p], face.sign[p], face.state[p] = 0, 0, IDLE
 
-    An infinite threshold keeps atoms from coming twice.
-    """
+
+@part
+def _admit(face, cand, p, found, m, threshold, D, ridge, penalty, column):
+    """Make candidates of ``m`` atoms, with their products; how many there are."""
     for i in range(m):
         j = found[i]
-        cand[p], threshold[j] = j, np.inf
+        _enter(face, cand, p, j, threshold, penalty)
         products_with(D, j, D, cand, p + 1, column)
         for d in range(p + 1):
             face.gram[p, d] = face.gram[d, p] = column[d]
         face.gram[p, p] += ridge
-        face.penalty[p] = penalty[j]
-        face.code[p], face.sign[p], face.state[p] = 0, 0, IDLE
         p += 1
+    return p
+
+
+@part
+def _take_back(face, cand, kept, row, threshold, penalty):
+    """Make candidates of the atoms that are kept; how many there are."""
+    p = products_of(kept, row, face)
+    for i in range(p):
+        _enter(face, cand, i, kept.atoms[row, i], threshold, penalty)
+    return p
+
+
+@part
+def _slopes(face, cand, p, residual, D, ridge, column):
+    """Slopes of the candidates by the residual; another chance for those that seemed useless."""
     products_with(residual, 0, D, cand, p, column)
     for d in range(p):
         face.slope[d] = column[d] - ridge * face.code[d]
         if face.state[d] != ACTIVE:
             face.state[d] = IDLE
-    return p
 
 
 @part
@@ -121,7 +139,7 @@ def room_for(D, scale, penalty, ridge):
         new_face(cap, most + 1, D.dtype),
         *(space(cap, np.int64) for _ in range(2)),
         space(cap + 3, D.dtype),
-        new_looked(penalty),
+        new_looked(penalty, scale.longest),
         space((1, D.shape[1]), D.dtype),
         scratch(D.shape[1], most + 1),
         scale,
@@ -130,7 +148,7 @@ def room_for(D, scale, penalty, ridge):
 
 @compiled
 def wide_round(
-    places, X, D, penalty, ridge, positive, eps, lengths, unit, rounded, begun, given, rows,
+    places, X, D, penalty, ridge, positive, eps, lengths, unit, rounded, kept, given, rows,
     slopes, residual, outcome, max_steps, codes, gap, energy, n_iter, room,
 ):  # fmt: skip
     """Solve rows as far as the products of all atoms with their residuals tell.
@@ -146,9 +164,9 @@ def wide_round(
     rounded : bool
         Whether slopes are of rounded numbers; if not, rows get a certificate when no atom
         can be added.
-    begun : bool
-        Whether there are codes already; if not, reading their pages would make writing to
-        them several times slower.
+    kept : Kept
+        What is known of rows besides their codes; to read the pages of codes that nothing was
+        written to would make writing to them several times slower.
     given : bool
         Whether codes are a start, which moves before anything is added: then slopes are not those
         of codes that nothing was added to.
@@ -180,8 +198,12 @@ def wide_round(
         tol, most = number(eps * whole), number(far(scale, whole, ridge))
         for f in range(n_features):
             now[0, f] = residual[r, f]
-        m = _with_codes(codes, r, used, cap) if begun else 0
-        p = _admit(face, cand, 0, used, m, threshold, now, D, ridge, penalty, column)
+        if kept.size[r] < 0:
+            m = _with_codes(codes, r, used, cap)
+            p = _admit(face, cand, 0, used, m, threshold, D, ridge, penalty, column)
+        else:
+            p = _take_back(face, cand, kept, r, threshold, penalty)
+        _slopes(face, cand, p, now, D, ridge, column)
         k = _begin(face, cand, p, codes, r, ridge, independent)
         if p > 0:  # codes of a start move
             _subtract_codes(face, cand, k, X, r, D, last, now, residual)
@@ -190,7 +212,8 @@ def wide_round(
         m = min(m, cap - p) if before < max_steps else 0
         for _ in range(TURNS):
             if m > 0:
-                p = _admit(face, cand, p, found, m, threshold, now, D, ridge, penalty, column)
+                p = _admit(face, cand, p, found, m, threshold, D, ridge, penalty, column)
+                _slopes(face, cand, p, now, D, ridge, column)
                 k, steps = descend(face, p, k, positive, tol, independent, max_steps - n_iter[r])
                 n_iter[r] += steps
             astray = lost(face, p, most)
@@ -223,6 +246,7 @@ def wide_round(
         else:
             for i in range(k):
                 codes[r, cand[face.active[i]]] = face.code[face.active[i]]
+            keep(kept, r, face, cand, k)
             for f in range(n_features):
                 residual[r, f] = now[0, f]
             outcome[r] = OPEN if added else UNSURE

@@ -11,6 +11,7 @@ from torch import Tensor
 from .cpu_arrays import arrays, room_for_answers, squares, without_gap
 from .cpu_certificate import scale_of
 from .cpu_chunks import in_chunks
+from .cpu_kept import kept_of
 from .cpu_products import all_products
 from .cpu_stages import room_for as room_for_stages
 from .cpu_wide import DONE, OPEN, wide_round
@@ -32,24 +33,26 @@ def lasso(given: tuple[Any, ...], warm: bool, max_steps: int, out: tuple[Any, ..
     lengths = torch.linalg.vector_norm(torch.from_numpy(atoms), dim=1).numpy()
     scale = scale_of(lengths, options[0])
     size, looks = _together(atoms), 0
-    known = all_products(atoms, min(size, len(rows)))
+    most = min(size, len(rows))
+    known, kept = all_products(atoms, most), kept_of(most, atoms.dtype)
     for begin in range(0, len(rows), size):
         batch = slice(begin, begin + size)
         X, answers = rows[batch], [a[batch] for a in out]
         residual = X - answers[0] @ atoms if warm else X.copy()
-        outcome, begun, moves = np.full(len(X), OPEN, np.int8), warm, warm
+        outcome, moves = np.full(len(X), OPEN, np.int8), warm
+        kept.size[:] = -1 if warm else 0
         for products in known:
             outcome[outcome != DONE] = OPEN
             while len(open_rows := np.flatnonzero(outcome == OPEN)):
                 slopes, unit = products(residual[open_rows])
-                kinds = (lengths, unit, products.rounded, begun, moves)
+                kinds = (lengths, unit, products.rounded, kept, moves)
                 state = (open_rows, slopes, residual, outcome, max_steps)
                 more = (X, atoms, *options, *kinds, *state, *answers)
                 in_chunks(
                     wide_round, len(open_rows), PART, *more,
                     room=lambda: room_for_wide(atoms, scale, options[0], options[1]),
                 )  # fmt: skip
-                begun, moves, looks = True, False, looks + len(open_rows)
+                moves, looks = False, looks + len(open_rows)
     added = int(out[-1].sum())
     return 2 * (looks * atoms.size + added * 8 * atoms.shape[1])
 
