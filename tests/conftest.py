@@ -46,3 +46,16 @@ def paper_unknown():
     from sparsecode_estimators.datasets import load_paper_data
 
     return load_paper_data("unknown")
+
+
+@pytest.fixture(params=["exact", "halves", "bytes"])
+def products(request, monkeypatch):
+    """Every way in which compiled loops multiply rows with very many atoms."""
+    pytest.importorskip("numba")
+    from sparsecode_estimators.kernels import cpu_lane_vectors, cpu_products
+
+    if request.param == "bytes" and not cpu_lane_vectors.has("avx2"):
+        pytest.skip("the processor has no products of bytes")
+    for kind, name in (("halves", "rounded_are_faster"), ("bytes", "bytes_are_faster")):
+        monkeypatch.setattr(cpu_products, name, lambda *_, yes=request.param == kind: yes)
+    return request.param

@@ -18,7 +18,7 @@ from sparsecode_estimators.inference import Atoms, Lasso
 from sparsecode_estimators.kernels import reference
 
 pytest.importorskip("numba")
-from sparsecode_estimators.kernels import cpu, cpu_chunks, cpu_side_by_side, cpu_without_gram
+from sparsecode_estimators.kernels import cpu, cpu_chunks, cpu_products, cpu_side_by_side
 
 
 def tensors(n, n_features, n_components, k, seed, *, positive, dtype=torch.float64):
@@ -79,26 +79,21 @@ def test_rounding_of_the_gram_matrix_leaves_no_gap(positive):
     assert (excess <= answer.gap + 1e-10 * problem.scale).all()
 
 
-def test_rounded_products_change_nothing(monkeypatch):
-    """Where the processor is faster with bfloat16, they only say where to look."""
+def test_rounded_products_change_nothing(products):
+    """They only say where to look."""
     X, D = tensors(300, 30, 200, 5, seed=88, positive=False, dtype=torch.float32)
-    plain = solve(cpu, X, D, 0.05, positive=False, wide=True)
-    monkeypatch.setattr(cpu_without_gram, "rounded_is_faster", lambda device: True)
+    plain = solve(cpu, X.double(), D.double(), 0.05, positive=False)
     rounded = solve(cpu, X, D, 0.05, positive=False, wide=True)
     np.testing.assert_allclose(rounded.codes, plain.codes, atol=1e-5)
     assert rounded.gap.max() < 1e-7
 
 
-@pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize(("alpha", "dtype"), [(0.05, torch.float32), (1e-3, torch.float64)])
-def test_bounds_prove_what_products_with_all_atoms_would(
-    alpha, dtype, positive, rounded, monkeypatch
-):
+def test_bounds_prove_what_products_with_all_atoms_would(alpha, dtype, positive, products):
     """More atoms than are looked at, some of them twice; with a small penalty bounds never help."""
     X, D = tensors(40, 40, 3000, 8, seed=90, positive=positive, dtype=dtype)
     D[1500:1600] = D[:100]
-    monkeypatch.setattr(cpu_without_gram, "rounded_is_faster", lambda device: rounded)
     start = (X @ D.T).where(torch.arange(3000) % 50 == 0, 0.0).clamp(min=0) / 8
     exact = solve(cpu, X.double(), D.double(), alpha, positive=positive)
     scale = 0.5 * X.double().square().sum(1)
@@ -135,9 +130,9 @@ def test_a_start_whose_residual_hides_what_is_missing(positive):
 
 def test_bounds_save_products(monkeypatch):
     X, D = tensors(30, 100, 3000, 5, seed=91, positive=True, dtype=torch.float32)
-    looks, product = [], cpu_without_gram._slopes
+    looks, product = [], cpu_products.Products.__call__
     monkeypatch.setattr(
-        cpu_without_gram, "_slopes", lambda r, *args: looks.append(len(r)) or product(r, *args)
+        cpu_products.Products, "__call__", lambda self, r: looks.append(len(r)) or product(self, r)
     )
     found = solve(cpu, X, D, 0.1, positive=True, wide=True)
     assert sum(looks) < 4 * len(X)

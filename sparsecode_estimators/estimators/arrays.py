@@ -247,14 +247,19 @@ def read_codes(codes: Any, n_components: int) -> tuple[Any, torch.dtype]:
     return codes, dtype
 
 
-def to_tensor(array: np.ndarray, rows: Rows) -> Tensor:
-    """A fitted attribute as a tensor of its own, of the rows' type and device.
+def copied(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """A copy that begins where tensors do, so that they can share it.
 
     NumPy asks for large pages, torch does not: large matrices are copied several times as fast.
     """
-    copied = space(array.shape, _numpy_dtype(rows.dtype), np.empty)
-    copied[...] = array
-    return torch.from_numpy(copied).to(rows.device)
+    copy = space(array.shape, dtype, np.empty)
+    copy[...] = array
+    return copy
+
+
+def to_tensor(array: np.ndarray, rows: Rows) -> Tensor:
+    """A fitted attribute as a tensor of its own, of the rows' type and device."""
+    return torch.from_numpy(copied(array, _numpy_dtype(rows.dtype))).to(rows.device)
 
 
 def to_shared(array: np.ndarray, rows: Rows) -> Tensor:

@@ -28,7 +28,7 @@ from ..learning.online import (
     learn_in_passes,
     mean_objective,
 )
-from .arrays import Rows, optional_tensor, read_rows, to_array, to_tensor
+from .arrays import Rows, optional_tensor, read_rows, to_array, to_shared, to_tensor
 from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, auto_alpha, make_generator
 from .coding import check_solver
 from .validation import _fit_context, given_dictionary, given_weights
@@ -168,7 +168,7 @@ class DictionaryLearner(BaseSparseCoder):
         measured = self.fit_intercept or self.alpha == "auto"
         x = rows.sample(SAMPLE_ROWS if measured else 1)
         offset = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
-        atoms = to_tensor(D, rows)
+        atoms = to_shared(D, rows)
         self.weights_ = given_weights(self.weights, len(atoms))
         self.alpha_ = self._alpha(x - offset, atoms, optional_tensor(self.weights_, rows))
         self._store(atoms, offset, rows)

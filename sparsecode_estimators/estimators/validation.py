@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from .arrays import Rows
+from .arrays import Rows, copied
 
 __all__ = ["Interval", "StrOptions", "_fit_context", "given_dictionary", "given_weights"]
 
@@ -45,7 +45,7 @@ def given_dictionary(
     D = np.asarray(value)
     if D.dtype.kind not in "fiu":
         raise ValueError(f"{name} has dtype {D.dtype}: give an array of real numbers.")
-    D = D.astype(np.float32 if D.dtype in (np.float16, np.float32) else np.float64)
+    D = copied(D, np.float32 if D.dtype in (np.float16, np.float32) else np.float64)
     _check_shape(name, D, n_features, n_components, of)
     if not np.isfinite(D).all():
         raise ValueError(f"{name} contains NaN or infinity: every atom must be finite.")

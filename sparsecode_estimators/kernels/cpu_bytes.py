@@ -32,17 +32,18 @@ from .cpu_vectors import (
     maximum,
     multiply,
     nearest,
-    plus,
     put,
     splat,
     spread,
+    subtract,
     total,
     zeros,
 )
 
 MOST = 63  # largest byte: four products of an atom's with a row's, at most 127, fit in 16 bits
 ZERO = 64  # what stands for zero in rows
-TINY = 1e-30  # rows and atoms of smaller numbers are taken for zeros
+TINY = 1e-30  # rows and atoms of smaller numbers are taken for zeros, of which all is lost
+LONGEST = 2**17  # features for which sums fit in 32 bits
 ABREAST = 8  # atoms whose sums are in registers
 
 _BYTES = ir.VectorType(ir.IntType(8), LINE // 2)
@@ -147,9 +148,14 @@ def write(_, out, place, sums, taken, worth, j, unit):
     return types.none(out, types.intp, sums, taken, worth, types.intp, unit), codegen
 
 
-def is_faster() -> bool:
-    """Whether the processor has the instructions, and nothing better (see benchmarks/NOTES.md)."""
-    return has("avx2") and not has("avx512f")
+def suit(D: np.ndarray) -> bool:
+    """Whether these atoms can be multiplied in this way."""
+    return D.dtype == np.float32 and has("avx2") and len(D) >= ABREAST and D.shape[1] <= LONGEST
+
+
+def are_faster() -> bool:
+    """Whether the processor has nothing better."""
+    return not has("avx512f")
 
 
 @intrinsic
@@ -194,20 +200,21 @@ def _round(numbers, row, bytes_, start, step, zero):
     whole, begin = n // WIDTH * WIDTH, row * n
     counts = squares = errors = zeros(numbers)
     for m in range(0, whole, WIDTH):
-        value = load(numbers, begin + m)
-        count = nearest(multiply(value, splat(times)))
+        value = multiply(load(numbers, begin + m), splat(times))
+        count = nearest(value)
         put_bytes(bytes_, start + m // LINE * step + m % LINE, count, zero)
-        off = plus(value, -worth, count)
+        off = subtract(value, count)
         counts = add(counts, count)
         squares = add(squares, multiply(value, value))
         errors = add(errors, multiply(off, off))
     sum_, size, lost = total(counts), total(squares), total(errors)
     for m in range(whole, n):
-        count = np.rint(numbers[row, m] * times)
+        value = numbers[row, m] * times
+        count = np.rint(value)
         put(bytes_, start + m // LINE * step + m % LINE, np.int8(count) + zero)
         sum_ += count
-        size += numbers[row, m] ** 2
-        lost += (numbers[row, m] - worth * count) ** 2
+        size += value * value
+        lost += (value - count) ** 2
     return worth, int(sum_), np.sqrt(lost / size)
 
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from .cpu_arrays import product_room
-from .cpu_bytes import ABREAST, room_for, room_for_atoms, round_atoms
-from .cpu_bytes import is_faster as bytes_are_faster
+from .cpu_bytes import are_faster as bytes_are_faster
 from .cpu_bytes import products as products_of_bytes
+from .cpu_bytes import room_for, room_for_atoms, round_atoms
+from .cpu_bytes import suit as suit_bytes
 from .cpu_chunks import in_chunks
 from .cpu_screen import UNIT
 from .cpu_vectors import WIDTH
-from .rounded import is_faster as rounded_is_faster
+from .rounded import is_faster as rounded_are_faster
 
 ATOMS = 256  # to be multiplied at once: MKL slows down where there are very many
 ROWS = 128  # of bytes that a thread takes at a time: they stay in its cache
@@ -70,7 +71,8 @@ class _Halves(Products):
 
     def __init__(self, D: np.ndarray, room: Tensor) -> None:
         super().__init__(D, room)
-        self.halves, self.unit = self.atoms.bfloat16(), self.unit + 2 * UNIT
+        self.halves = self.atoms.bfloat16()
+        self.unit += (1 + UNIT) ** 3 - 1  # both factors are rounded, and what comes out
 
     def _write(self, r: Tensor, out: Tensor) -> np.ndarray:
         out.copy_(r.bfloat16() @ self.halves.T)
@@ -115,11 +117,9 @@ def all_products(D: np.ndarray, most: int) -> Sequence[Products]:
     """The fastest products with these atoms, and then exact ones if those are not."""
     room = product_room(most, torch.from_numpy(D))
     exact = Products(D, room)
-    if D.dtype != np.float32:
-        return [exact]
-    if rounded_is_faster(torch.device("cpu")):
+    if D.dtype == np.float32 and rounded_are_faster(torch.device("cpu")):
         return [_Halves(D, room), exact]
-    if bytes_are_faster() and len(D) >= ABREAST:
-        bytes_ = _Bytes(D, room)
-        return [bytes_, exact] if bytes_.pays else [exact]
+    if suit_bytes(D) and bytes_are_faster():
+        rounded = _Bytes(D, room)
+        return [rounded, exact] if rounded.pays else [exact]
     return [exact]
