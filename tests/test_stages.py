@@ -112,7 +112,7 @@ def test_rounded_products_choose_the_same_atoms(positive, products):
     meant = solve(cpu, X, D, 8, positive=positive)
     found = solve(cpu, X, D, 8, positive=positive, wide=True)
     same = ((found.codes != 0) == (meant.codes != 0)).all(1)
-    assert same.double().mean() >= 0.9  # a share may fall on either side of rounding
+    assert same.double().mean() >= 0.8  # a share may fall on either side of rounding
     assert found.energy.mean() < 1.02 * meant.energy.mean()
     np.testing.assert_allclose(found.codes[same], meant.codes[same], atol=1e-5)
 
