@@ -113,7 +113,7 @@ def test_rounded_products_choose_the_same_atoms(positive, products):
     found = solve(cpu, X, D, 8, positive=positive, wide=True)
     same = ((found.codes != 0) == (meant.codes != 0)).all(1)
     assert same.double().mean() >= 0.8  # a share may fall on either side of rounding
-    assert found.energy.mean() < 1.02 * meant.energy.mean()
+    assert (found.energy > 1.01 * meant.energy).double().mean() <= 0.1
     np.testing.assert_allclose(found.codes[same], meant.codes[same], atol=1e-5)
 
 

@@ -12,7 +12,7 @@ and both errors are measured. The first factor of the instruction has no sign: b
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -20,6 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from .cpu_chunks import in_chunks
 from .cpu_jit import compiled, inlined
 from .cpu_lane_vectors import has, shuffle
 from .cpu_room import LINE, space
@@ -45,6 +46,7 @@ ZERO = 64  # what stands for zero in rows
 TINY = 1e-30  # rows and atoms of smaller numbers are taken for zeros, of which all is lost
 LONGEST = 2**17  # features for which sums fit in 32 bits
 ABREAST = 8  # atoms whose sums are in registers
+CHUNK = 512  # rows that a thread rounds at a time
 
 _BYTES = ir.VectorType(ir.IntType(8), LINE // 2)
 _PAIRS = ir.VectorType(ir.IntType(16), LINE // 4)
@@ -127,7 +129,7 @@ def totals(_, a, b, c, d, e, f, g, h):
 
 @intrinsic
 def write(_, out, place, sums, taken, worth, j, unit):
-    """Write ``(sums − taken)·worth·unit`` to ``ABREAST`` places of ``out``."""
+    """Write ``(sums − ZERO·taken)·worth·unit`` to ``ABREAST`` places of ``out``."""
 
     def codegen(context, builder, signature, args):
         def pointer(i, array, place):
@@ -138,7 +140,8 @@ def write(_, out, place, sums, taken, worth, j, unit):
 
         out, place, sums, taken, worth, j, unit = args
         target = pointer(0, out, place)
-        left = builder.sub(sums, builder.load(pointer(3, taken, j), align=4))
+        all_ = builder.load(pointer(3, taken, j), align=4)
+        left = builder.sub(sums, builder.mul(all_, ir.Constant(_SUMS, [ZERO] * _SUMS.count)))
         units = spread(builder, unit, ABREAST)
         scale = builder.fmul(builder.load(pointer(4, worth, j), align=4), units)
         numbers = builder.sitofp(left, scale.type)
@@ -195,7 +198,7 @@ def _round(numbers, row, bytes_, start, step, zero):
     """
     n, most, number = numbers.shape[1], _largest(numbers, row), numbers.dtype.type
     if most < TINY:
-        return number(0), 0, 1.0
+        return number(0), np.int32(0), number(1)
     worth, times = most / number(MOST), number(MOST) / most
     whole, begin = n // WIDTH * WIDTH, row * n
     counts = squares = errors = zeros(numbers)
@@ -215,57 +218,50 @@ def _round(numbers, row, bytes_, start, step, zero):
         sum_ += count
         size += value * value
         lost += (value - count) ** 2
-    return worth, int(sum_), np.sqrt(lost / size)
-
-
-@compiled
-def round_atoms(blocks, D, bytes_, worth, sums, lost):
-    """Bytes of atoms, what one is worth, ``ZERO`` times their sum, and the share that is lost.
-
-    ``ABREAST`` atoms make a block of ``bytes_``, in which the first ``LINE`` bytes of each come
-    first, then the next ``LINE`` of each. The last block begins where it is full.
-    """
-    for block in blocks:
-        first = _first(block, D.shape[0])
-        for i in range(ABREAST):
-            j, start = first + i, block * bytes_.shape[1] + i * LINE
-            worth[j], sum_, lost[j] = _round(D, j, bytes_, start, ABREAST * LINE, 0)
-            sums[j] = ZERO * sum_
+    return worth, np.int32(sum_), np.sqrt(lost / size)
 
 
 @inlined
-def _first(block, n_components):
-    """Atom that a block begins with."""
-    return min(block * ABREAST, n_components - ABREAST)
+def _first(block, abreast, n):
+    """Row that a block begins with: the last block begins where it is full."""
+    return min(block * abreast, n - abreast)
 
 
 @compiled
-def products(places, X, bytes_, worth, sums, out, lost, room):
+def round_rows(places, numbers, bytes_, abreast, zero, worth, sums, lost):
+    """Bytes of rows or atoms, what one is worth, their sum, and the share of length that is lost.
+
+    ``abreast`` rows make a block of ``bytes_``, in which the first ``LINE`` bytes of each come
+    first, then the next ``LINE`` of each.
+    """
+    width = bytes_.shape[1]
+    for place in places:
+        block, i = place // abreast, place % abreast
+        row = _first(block, abreast, numbers.shape[0]) + i
+        start = block * abreast * width + i * LINE
+        worth[row], sums[row], lost[row] = _round(numbers, row, bytes_, start, abreast * LINE, zero)
+
+
+@compiled
+def products(places, rows, units, bytes_, worth, sums, out):
     """Products of rows with all atoms.
 
     Parameters
     ----------
     places : int array
-        Which rows; as many as there is room for, at most.
-    X : array of shape (n, n_features)
-    bytes_, worth, sums : arrays
-        Of at least ``ABREAST`` atoms, see :func:`round_atoms`.
+        Which rows: so few that their bytes stay in the second cache.
+    rows, bytes_ : uint8 arrays of shape (n, width), (n_components, width) or a few more
+        Bytes of rows one by one, with ``ZERO``, and of atoms in blocks of ``ABREAST``.
+    units, worth : arrays of shape (n,), (n_components,)
+        What one is worth.
+    sums : int array of shape (n_components,)
     out : array of shape (n, n_components)
-    lost : array of shape (n,)
-        Receives the share of each row's length that is lost.
-    room : tuple
-        See :func:`room_for`.
     """
-    n_components = out.shape[1]
-    rows, units = room
-    width = rows.shape[1]
-    for i in range(len(places)):
-        start = i * width
-        units[i], _, lost[places[i]] = _round(X, places[i], rows, start, LINE, ZERO)
-    for block in range(bytes_.shape[0]):
-        j = _first(block, n_components)
-        for i in range(len(places)):
-            at, there = i * width, block * ABREAST * width
+    n_components, width = out.shape[1], rows.shape[1]
+    for block in range(bytes_.shape[0] // ABREAST):
+        j = _first(block, ABREAST, n_components)
+        for row in places:
+            at, there = row * width, block * ABREAST * width
             a = b = c = d = e = f = g = h = nothing()
             for _ in range(0, width, LINE):
                 a = plus_products(a, rows, at, bytes_, there)
@@ -279,18 +275,36 @@ def products(places, X, bytes_, worth, sums, out, lost, room):
                 at += LINE
                 there += ABREAST * LINE
             all_ = totals(a, b, c, d, e, f, g, h)
-            write(out, places[i] * n_components + j, all_, sums, worth, j, units[i])
+            write(out, row * n_components + j, all_, sums, worth, j, units[row])
 
 
-def room_for_atoms(D: np.ndarray) -> np.ndarray:
-    """Bytes of atoms, with zeros up to whole lines."""
-    return space((-(-len(D) // ABREAST), ABREAST * _width(D)), np.int8)
+class Rounded(NamedTuple):
+    """Bytes of rows or atoms, see :func:`round_rows`.
+
+    Attributes
+    ----------
+    bytes_ : uint8 array of shape (n, width) or a few more
+        With zeros up to whole lines.
+    worth : array of shape (n,)
+    sums : int array of shape (n,)
+    lost : array of shape (n,)
+    """
+
+    bytes_: np.ndarray
+    worth: np.ndarray
+    sums: np.ndarray
+    lost: np.ndarray
 
 
-def room_for(n: int, D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What :func:`products` works in: bytes of ``n`` rows, and what one is worth."""
-    return space((n, _width(D)), np.uint8), np.zeros(n, np.float32)
-
-
-def _width(D: np.ndarray) -> int:
-    return -(-D.shape[1] // LINE) * LINE
+def rounded(numbers: np.ndarray, abreast: int, zero: int) -> Rounded:
+    """Rows or atoms as bytes, in blocks of ``abreast``."""
+    n, n_features = numbers.shape
+    whole = -(-n // abreast) * abreast
+    into = Rounded(
+        space((whole, -(-n_features // LINE) * LINE), np.uint8),
+        np.zeros(n, np.float32),
+        np.zeros(n, np.int32),
+        np.zeros(n),
+    )
+    in_chunks(round_rows, whole, CHUNK, numbers, into[0], abreast, zero, *into[1:])
+    return into

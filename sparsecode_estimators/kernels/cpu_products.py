@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .cpu_arrays import product_room
+from .cpu_bytes import ABREAST, ZERO, rounded
 from .cpu_bytes import are_faster as bytes_are_faster
 from .cpu_bytes import products as products_of_bytes
-from .cpu_bytes import room_for, room_for_atoms, round_atoms
 from .cpu_bytes import suit as suit_bytes
 from .cpu_chunks import in_chunks
 from .cpu_screen import UNIT
@@ -20,7 +20,6 @@ from .rounded import is_faster as rounded_are_faster
 
 ATOMS = 256  # to be multiplied at once: MKL slows down where there are very many
 ROWS = 128  # of bytes that a thread takes at a time: they stay in its cache
-BLOCKS = 64  # of atoms, when bytes are made of them
 LOSS = 0.05  # of a row's or atom's length; where bytes lose more, it is multiplied as it is
 FEW = 32  # one atom of so many may be
 
@@ -86,11 +85,10 @@ class _Bytes(Products):
 
     def __init__(self, D: np.ndarray, room: Tensor) -> None:
         super().__init__(D, room)
-        n = len(D)
-        self.lost = np.zeros(n)
-        self.bytes = room_for_atoms(D), np.zeros(n, D.dtype), np.zeros(n, np.int32)
-        in_chunks(round_atoms, len(self.bytes[0]), BLOCKS, D, *self.bytes, self.lost)
-        self.whole = torch.from_numpy(np.flatnonzero(self.lost > LOSS))
+        self.bytes = rounded(D, ABREAST, 0)
+        lost = self.bytes.lost
+        self.whole = torch.from_numpy(np.flatnonzero(lost > LOSS))
+        self.lost = lost[lost <= LOSS].max(initial=0.0)
 
     @property
     def pays(self) -> bool:
@@ -98,19 +96,16 @@ class _Bytes(Products):
         return len(self.whole) <= len(self.atoms) // FEW
 
     def _write(self, r: Tensor, out: Tensor) -> np.ndarray:
-        rows, lost = r.numpy(), np.zeros(len(r))
-        in_chunks(
-            products_of_bytes, len(r), ROWS, rows, *self.bytes, out.numpy(), lost,
-            room=lambda: room_for(ROWS, rows),
-        )  # fmt: skip
+        rows = rounded(r.numpy(), 1, ZERO)
+        atoms, lost = self.bytes[:3], rows.lost
+        in_chunks(products_of_bytes, len(r), ROWS, *rows[:2], *atoms, out.numpy())
         if len(self.whole):
             out[:, self.whole] = r @ self.atoms[self.whole].T
         bad = np.flatnonzero(lost > LOSS)
         if len(bad):
             out[bad] = r[bad] @ self.atoms.T
             lost[bad] = 0
-        of_atoms = self.lost[self.lost <= LOSS].max(initial=0.0)
-        return self.unit + lost + (1 + lost) * of_atoms
+        return self.unit + lost + (1 + lost) * self.lost
 
 
 def all_products(D: np.ndarray, most: int) -> Sequence[Products]:
@@ -120,6 +115,6 @@ def all_products(D: np.ndarray, most: int) -> Sequence[Products]:
     if D.dtype == np.float32 and rounded_are_faster(torch.device("cpu")):
         return [_Halves(D, room), exact]
     if suit_bytes(D) and bytes_are_faster():
-        rounded = _Bytes(D, room)
-        return [rounded, exact] if rounded.pays else [exact]
+        bytes_ = _Bytes(D, room)
+        return [bytes_, exact] if bytes_.pays else [exact]
     return [exact]

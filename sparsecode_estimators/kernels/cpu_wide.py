@@ -115,7 +115,7 @@ def _begin(face, cand, p, codes, row, ridge, independent):
     return settle(face, p, k, -1)
 
 
-@inlined
+@part
 def _subtract_codes(face, cand, k, x, row, D, room, residual, before):
     """Write the residual; its distance to the one before."""
     exact, codes, _, _, atoms = room
