@@ -108,12 +108,14 @@ def test_awkward_rows(problem, positive, dtype, wide):
 
 @pytest.mark.parametrize("positive", SIGNS)
 def test_rounded_products_choose_the_same_atoms(positive, products):
-    X, D = rows(60, 60, 1500, 8, seed=216, positive=positive, dtype=torch.float32)
+    X, D = rows(400, 60, 1500, 8, seed=216, positive=positive, dtype=torch.float32)
     meant = solve(cpu, X, D, 8, positive=positive)
     found = solve(cpu, X, D, 8, positive=positive, wide=True)
     same = ((found.codes != 0) == (meant.codes != 0)).all(1)
     assert same.double().mean() >= 0.8  # a share may fall on either side of rounding
-    assert (found.energy > 1.01 * meant.energy).double().mean() <= 0.1
+    worse, better = found.energy > 1.01 * meant.energy, meant.energy > 1.01 * found.energy
+    assert worse.sum() - better.sum() <= 0.05 * len(X)
+    assert found.energy.mean() < 1.02 * meant.energy.mean()
     np.testing.assert_allclose(found.codes[same], meant.codes[same], atol=1e-5)
 
 

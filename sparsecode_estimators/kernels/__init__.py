@@ -34,7 +34,7 @@ __all__ = [
 FEW = 64  # atoms whose Gram matrix fits in the registers that work on one row
 LARGEST_GRAM = 2**14  # atoms beyond which the Gram matrix takes too much memory
 ROUNDING = 1e-14  # of an energy of 1 in double precision, after some operations
-LOOKS = 5  # at all atoms, that a row takes in stages and exchanges
+MEDIUM_GRAM = 2**11  # atoms up to which it is made for stages and exchanges
 SMALL_GRAM = 2**10  # atoms up to which it is made even for one row
 SHARE = 0.6  # of the largest product with the residual, from which on atoms enter together
 DEPTH = 0.2  # of the largest one at a look, down to which stages go on without another look
@@ -148,26 +148,28 @@ def proximal_step(
     )
 
 
-def gram_pays(n: int, n_components: int, *, k: int = 1, rule: str = "omp") -> bool:
+def gram_pays(n: int, n_components: int, *, k: int = 1, rule: str) -> bool:
     """Whether solving is faster with a Gram matrix, its making included.
 
     Without one :func:`pursuit` multiplies the dictionary with a vector for each atom that a row
     adds, and for "ols" with each atom it has. Measured: each costs as much as some thirty rows of
-    the Gram matrix. With as many :func:`working_set` does without, for all the atoms of a row.
-    :func:`stages` and :func:`replacement` look at all atoms a few times a row, many rows at once.
+    the Gram matrix. :func:`working_set` multiplies with many residuals at once, and so needs half
+    as many rows as there are atoms before a Gram matrix pays. :func:`stages` and
+    :func:`replacement` do, too, but what they find depends on rounding where atoms are nearly as
+    good as each other: whether there is a Gram matrix must not depend on how many rows come along.
 
     Parameters
     ----------
     n, n_components, k : int
-        Rows, atoms, and most atoms of a row; 1 for the lasso.
-    rule : {"omp", "ols", "stages"}
+        Rows, atoms, and most atoms of a row.
+    rule : {"lasso", "omp", "ols", "stages"}
     """
     if n_components <= SMALL_GRAM:
         return True
     if rule == "stages":
-        return n_components <= LARGEST_GRAM and LOOKS * n >= n_components
-    products = n * k * (k + 1) // 2 if rule == "ols" else n * k
-    return n_components <= LARGEST_GRAM and 32 * products >= n_components
+        return n_components <= MEDIUM_GRAM
+    worth = {"lasso": 2 * n, "omp": 32 * n * k, "ols": 16 * n * k * (k + 1)}
+    return n_components <= LARGEST_GRAM and worth[rule] >= n_components
 
 
 def rounded_gram_serves(X: Tensor, D: Tensor) -> bool:

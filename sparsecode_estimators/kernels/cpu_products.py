@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .cpu_arrays import product_room
-from .cpu_bytes import ABREAST, ZERO, rounded
+from .cpu_byte_vectors import ABREAST, ZERO
 from .cpu_bytes import are_faster as bytes_are_faster
 from .cpu_bytes import products as products_of_bytes
+from .cpu_bytes import rounded
 from .cpu_bytes import suit as suit_bytes
 from .cpu_chunks import in_chunks
 from .cpu_screen import UNIT
