@@ -262,7 +262,7 @@ def test_without_numba_the_definition_serves(solver, monkeypatch):
 
 def test_few_rows_of_many_atoms_need_no_gram_matrix():
     X, D = rows(2, 10, 2000, 3, seed=98, positive=True)
-    assert not kernels.gram_pays(2, 2000, k=3, rule="omp")
+    assert not kernels.gram_pays(2, 2000, 10, k=3, rule="omp")
     few = sparse_encode(X, D, n_nonzero_coefs=3, solver="omp")
     many = sparse_encode(X.repeat(20, 1), D, n_nonzero_coefs=3, solver="omp")
     np.testing.assert_allclose(few, many[:2], atol=1e-8)

@@ -120,7 +120,7 @@ class KSparse(Problem):
             return None
         if self.atoms.has_gram:
             return self.atoms.gram
-        if not kernels.gram_pays(n, n_components, k=self.k, rule=rule):
+        if not kernels.gram_pays(n, n_components, self.D.shape[1], k=self.k, rule=rule):
             return None
         rounded = kernels.rounded_gram_serves(self.X, self.D)
         return self.atoms.rounded_gram if rounded else self.atoms.gram

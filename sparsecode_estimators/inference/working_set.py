@@ -79,7 +79,8 @@ def _kernel(
     if problem.X.dtype == torch.float32:
         laps = LAPS * min(problem.D.shape) + (n_components if problem.ridge else 0)
         max_steps = min(max_steps, laps)
-    pays = problem.atoms.has_gram or kernels.gram_pays(n, n_components, rule="lasso")
+    n_features = problem.D.shape[1]
+    pays = problem.atoms.has_gram or kernels.gram_pays(n, n_components, n_features, rule="lasso")
     return kernels.working_set(
         problem.X[rows],
         problem.D,

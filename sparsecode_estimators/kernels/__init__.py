@@ -148,27 +148,28 @@ def proximal_step(
     )
 
 
-def gram_pays(n: int, n_components: int, *, k: int = 1, rule: str) -> bool:
+def gram_pays(n: int, n_components: int, n_features: int, *, k: int = 1, rule: str) -> bool:
     """Whether solving is faster with a Gram matrix, its making included.
 
     Without one :func:`pursuit` multiplies the dictionary with a vector for each atom that a row
     adds, and for "ols" with each atom it has. Measured: each costs as much as some thirty rows of
-    the Gram matrix. :func:`working_set` multiplies with many residuals at once, and so needs half
-    as many rows as there are atoms before a Gram matrix pays. :func:`stages` and
+    the Gram matrix. :func:`working_set` multiplies with many residuals at once, and a Gram matrix
+    pays from as many rows on as atoms times a 400th of the features. :func:`stages` and
     :func:`replacement` do, too, but what they find depends on rounding where atoms are nearly as
     good as each other: whether there is a Gram matrix must not depend on how many rows come along.
 
     Parameters
     ----------
-    n, n_components, k : int
-        Rows, atoms, and most atoms of a row.
+    n, n_components, n_features, k : int
+        Rows, atoms, features, and most atoms of a row.
     rule : {"lasso", "omp", "ols", "stages"}
     """
     if n_components <= SMALL_GRAM:
         return True
     if rule == "stages":
         return n_components <= MEDIUM_GRAM
-    worth = {"lasso": 2 * n, "omp": 32 * n * k, "ols": 16 * n * k * (k + 1)}
+    lasso = 400 * n // n_features
+    worth = {"lasso": lasso, "omp": 32 * n * k, "ols": 16 * n * k * (k + 1)}
     return n_components <= LARGEST_GRAM and worth[rule] >= n_components
 
 
