@@ -55,7 +55,7 @@ def products(request, monkeypatch):
     from sparsecode_estimators.kernels import cpu_lane_vectors, cpu_products
 
     if request.param == "bytes" and not cpu_lane_vectors.has("avx2"):
-        pytest.skip("the processor has no products of bytes")
+        pytest.skip("products of bytes are instructions of AVX2, which this processor has not")
     for kind, name in (("halves", "rounded_are_faster"), ("bytes", "bytes_are_faster")):
         monkeypatch.setattr(cpu_products, name, lambda *_, yes=request.param == kind: yes)
     return request.param

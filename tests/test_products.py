@@ -64,7 +64,7 @@ def test_products_are_off_by_less_than_their_bound(shape, make, kind):
     assert (unit < 0.2).all()
 
 
-@pytest.mark.skipif("bytes" not in MAKES, reason="the processor has no products of bytes")
+@pytest.mark.skipif("bytes" not in MAKES, reason="their instructions are those of AVX2")
 class TestBytes:
     def test_their_bound_is_no_wider_than_it_need_be(self):
         X, D = matrices(64, 768, 1000)
