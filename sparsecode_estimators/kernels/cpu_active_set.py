@@ -9,7 +9,7 @@ import numpy as np
 from .cpu_inverse import border, dot_product, downdate, new_inverse, padded, times
 from .cpu_jit import inlined, part
 from .cpu_room import space
-from .cpu_vectors import WIDTH, load, plus, store
+from .cpu_vectors import WIDTH, load, plus, store, without_sign
 
 IDLE, ACTIVE, USELESS = 0, 1, 2
 
@@ -37,10 +37,6 @@ class Face(NamedTuple):
         Of H on the active candidates, in their order; see :mod:`~.cpu_inverse`.
     column, step : arrays of shape (padded size,)
         Scratch.
-    bits : int array of shape (padded cap,)
-        ``slope`` as integers.
-    most, most_bits : arrays of shape (1,)
-        Scratch: a number, and as an integer.
     """
 
     gram: np.ndarray
@@ -53,18 +49,13 @@ class Face(NamedTuple):
     inverse: np.ndarray
     column: np.ndarray
     step: np.ndarray
-    bits: np.ndarray
-    most: np.ndarray
-    most_bits: np.ndarray
 
 
 def new_face(cap, size, dtype):
     """Room for ``size − 1`` active atoms among ``cap`` candidates."""
-    slope, most = space(padded(cap), dtype), space(1, dtype)
-    whole = np.int32 if slope.itemsize == 4 else np.int64
     return Face(
         space((cap, padded(cap)), dtype),
-        slope,
+        space(padded(cap), dtype),
         space(cap, dtype),
         space(cap, dtype),
         space(cap, np.int8),
@@ -73,9 +64,6 @@ def new_face(cap, size, dtype):
         new_inverse(size, dtype),
         space(padded(size), dtype),
         space(padded(size), dtype),
-        slope.view(whole),
-        most,
-        most.view(whole),
     )
 
 
@@ -86,11 +74,10 @@ def lost(face, p, most):
     Compared as integers, among which infinities and NaN, of which compiled code takes no account,
     are the largest. A row whose objective falls keeps a residual no longer than itself.
     """
-    face.most[0] = most
-    largest, without_sign = 0, (1 << (8 * face.slope.itemsize - 1)) - 1
+    bound = largest = without_sign(most)
     for d in range(p):
-        largest = max(largest, face.bits[d] & without_sign)
-    return largest > face.most_bits[0]
+        largest = max(largest, without_sign(face.slope[d]))
+    return largest > bound
 
 
 @part

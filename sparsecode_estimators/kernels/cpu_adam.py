@@ -46,7 +46,7 @@ def adam(
         learning_rate / (1 - beta1**t), (1 - beta2**t) ** -0.5, eps,
     )  # fmt: skip
     parts = [t.detach().numpy() for t in (parameter, gradient, mean, square)]
-    given = np.array(numbers, parts[0].dtype)
+    given = tuple(np.array(numbers, parts[0].dtype))
     size = -(-len(parameter) // (4 * torch.get_num_threads()))
     in_chunks(_adam, len(parameter), size, *parts, given, unit)
 

@@ -9,6 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from .cpu_flat import pointer
 from .cpu_lane_vectors import shuffle
 from .cpu_room import LINE
 from .cpu_vectors import WIDTH, spread
@@ -64,13 +65,10 @@ def plus_products(_, sums, rows, i, atoms, j):
         pairs = []
         for half in (0, LINE // 2):
             factors = []
-            for array, place, kind in zip(
-                args[1::2], args[2::2], signature.args[1::2], strict=True
-            ):
-                data = context.make_array(kind)(context, builder, array).data
-                here = builder.gep(data, [builder.add(place, ir.Constant(place.type, half))])
-                pointer = builder.bitcast(here, _BYTES.as_pointer())
-                factors.append(builder.load(pointer, align=LINE // 2))
+            for array, place in zip(args[1::2], args[2::2], strict=True):
+                here = pointer(builder, array, builder.add(place, ir.Constant(place.type, half)))
+                here = builder.bitcast(here, _BYTES.as_pointer())
+                factors.append(builder.load(here, align=LINE // 2))
             pairs.append(_call(builder, "llvm.x86.avx2.pmadd.ub.sw", _PAIRS, factors))
         ones = ir.Constant(_PAIRS, [1] * _PAIRS.count)
         more = [builder.add(*pairs), ones]
@@ -100,18 +98,16 @@ def write(_, out, place, sums, taken, worth, j, unit):
     """Write ``(sums − ZERO·taken)·worth·unit`` to ``ABREAST`` places of ``out``."""
 
     def codegen(context, builder, signature, args):
-        def pointer(i, array, place):
-            data = context.make_array(signature.args[i])(context, builder, array).data
-            here = builder.gep(data, [place])
+        def vector(i, array, place):
             kind = ir.VectorType(context.get_data_type(signature.args[i].dtype), ABREAST)
-            return builder.bitcast(here, kind.as_pointer())
+            return builder.bitcast(pointer(builder, array, place), kind.as_pointer())
 
         out, place, sums, taken, worth, j, unit = args
-        target = pointer(0, out, place)
-        all_ = builder.load(pointer(3, taken, j), align=4)
+        target = vector(0, out, place)
+        all_ = builder.load(vector(3, taken, j), align=4)
         left = builder.sub(sums, builder.mul(all_, ir.Constant(_SUMS, [ZERO] * _SUMS.count)))
         units = spread(builder, unit, ABREAST)
-        scale = builder.fmul(builder.load(pointer(4, worth, j), align=4), units)
+        scale = builder.fmul(builder.load(vector(4, worth, j), align=4), units)
         numbers = builder.sitofp(left, scale.type)
         builder.store(builder.fmul(numbers, scale), target, align=4)
         return context.get_dummy_value()
@@ -125,12 +121,11 @@ def put_bytes(_, array, place, whole, zero):
 
     def codegen(context, builder, signature, args):
         array, place, whole, zero = args
-        data = context.make_array(signature.args[0])(context, builder, array).data
         kind = ir.VectorType(ir.IntType(8), WIDTH)
-        pointer = builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
+        here = builder.bitcast(pointer(builder, array, place), kind.as_pointer())
         wide = builder.fptosi(whole, ir.VectorType(ir.IntType(32), WIDTH))
         zeros = spread(builder, builder.trunc(zero, ir.IntType(8)), WIDTH)
-        builder.store(builder.add(builder.trunc(wide, kind), zeros), pointer, align=WIDTH)
+        builder.store(builder.add(builder.trunc(wide, kind), zeros), here, align=WIDTH)
         return context.get_dummy_value()
 
     return types.none(array, types.intp, whole, types.intp), codegen

@@ -92,7 +92,7 @@ def _round(numbers, row, bytes_, start, step, zero):
         put(bytes_, start + m // LINE * step + m % LINE, np.int8(count) + zero)
         sum_ += count
         size += value * value
-        lost += (value - count) ** 2
+        lost += (value - count) * (value - count)
     return worth, np.int32(sum_), np.sqrt(lost / size)
 
 

@@ -80,7 +80,8 @@ def gap_of(energy, agreement, length, ratio):
         c = max(0.0, 1.0 + agreement / energy)
     if ratio > 0:
         c = min(c, 1.0 / ratio)
-    return 0.5 * (1.0 - c) ** 2 * max(energy, 0.0) + max(0.0, length - c * agreement)
+    less = 1.0 - c
+    return 0.5 * less * less * max(energy, 0.0) + max(0.0, length - c * agreement)
 
 
 @part
@@ -140,7 +141,7 @@ def conclude(
     agreement, length, squares, ratio = 0.0, 0.0, 0.0, 0.0
     move, inexact = 0.0, 0.0
     for i in range(k):
-        inexact += scale.rounding * scale.longest**2 * abs(step[i])
+        inexact += scale.rounding * scale.longest * scale.longest * abs(step[i])
     for i in range(k):
         change = 0.0
         for j in range(k):

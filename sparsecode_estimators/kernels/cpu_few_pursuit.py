@@ -122,7 +122,7 @@ def few_pursuit(
         How many rows are left.
     """
     kind, width = state.slope.dtype.type, problem.penalty.shape[0]
-    floor, resolution = kind((FLOOR * eps) ** 2), kind(eps**0.5)
+    floor, resolution = kind(FLOOR * eps * FLOOR * eps), kind(eps**0.5)
     n_left = 0
     for start in range(0, len(rows), BLOCK):
         busy = min(BLOCK, len(rows) - start)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from numba import njit, types
 
+from .cpu_flat import flat
 from .cpu_linked import Linked
 
 # What lets sums and maxima be vectorised. Rows are finite, so that no NaN comes up;
@@ -30,11 +32,32 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Compiled code makes no arrays: room to work in is given to it (see :mod:`~.cpu_room`). So it
     need not count references, which would take time in loops, and a quarter of the compiler's.
+    Arrays, and those in tuples, come to it as :class:`~.cpu_flat.Flat`.
     """
+    entry = _entry(function)
     try:
-        return _jit(function, cache=True)
+        return _jit(entry, cache=True, no_cfunc_wrapper=True)
     except RuntimeError:  # nowhere to write a cache: compile in every process
-        return _jit(function)
+        return _jit(entry, no_cfunc_wrapper=True)
+
+
+def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What hands flat arrays to a function. Numba keeps its code where the function's would be."""
+    here = function.__code__
+    code = _hand_on.__code__.replace(
+        co_name=here.co_name, co_filename=here.co_filename, co_firstlineno=here.co_firstlineno
+    )
+    entry = FunctionType(code, {"_loops": part(function), "flat": flat})
+    entry.__module__, entry.__qualname__ = function.__module__, function.__qualname__
+    entry.__doc__ = function.__doc__
+    return entry
+
+
+_loops: Any = None  # in each entry the loops that it stands for
+
+
+def _hand_on(*given):
+    return _loops(*flat(given))
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -234,7 +234,7 @@ def lane_pursuit(rows, left, X, problem, state, most, positive, ols, eps, codes,
         How many rows are left.
     """
     kind, n_features, n_components = state.x.dtype.type, X.shape[1], codes.shape[1]
-    floor, resolution = kind((FLOOR * eps) ** 2), kind(eps**0.5)
+    floor, resolution = kind(FLOOR * eps * FLOOR * eps), kind(eps**0.5)
     n_left = 0
     for start in range(0, len(rows), WIDTH):
         busy = min(WIDTH, len(rows) - start)

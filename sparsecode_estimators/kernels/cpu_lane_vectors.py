@@ -8,6 +8,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from .cpu_flat import pointer
 from .cpu_vectors import WIDTH, Vector
 
 _IN_TURN = ("contract", "nsz", "nnan")  # as elsewhere, but sums must not be regrouped
@@ -27,13 +28,11 @@ def columns(_, array, place, step):
     """
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
         number = context.get_data_type(signature.args[0].dtype)
         place, fours = args[1], []
         for _ in range(WIDTH):
-            four = builder.bitcast(
-                builder.gep(data, [place]), ir.VectorType(number, 4).as_pointer()
-            )
+            here = pointer(builder, args[0], place)
+            four = builder.bitcast(here, ir.VectorType(number, 4).as_pointer())
             fours.append(builder.load(four, align=4))
             place = builder.add(place, args[2])
         rows = []

@@ -16,6 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from .cpu_flat import pointer
+
 WIDTH = 16  # of every vector, whatever the processor
 
 # Sums may be reordered and contracted, and NaN does not come up (see cpu_jit); infinities may.
@@ -52,10 +54,9 @@ class _MaskModel(models.PrimitiveModel):
 
 def _place(context, builder, kind, array, place):
     """Pointer to the vector that begins at a place of the flat array; its alignment."""
-    data = context.make_array(kind)(context, builder, array).data
     vector = ir.VectorType(context.get_data_type(kind.dtype), WIDTH)
-    pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-    return pointer, kind.dtype.bitwidth // 8
+    here = builder.bitcast(pointer(builder, array, place), vector.as_pointer())
+    return here, kind.dtype.bitwidth // 8
 
 
 def _number(dtype):
@@ -75,8 +76,8 @@ def load(_, array, place):
     """Vector that begins at ``place``, counted over the whole of a contiguous array."""
 
     def codegen(context, builder, signature, args):
-        pointer, align = _place(context, builder, signature.args[0], *args)
-        vector = builder.load(pointer, align=align)
+        here, align = _place(context, builder, signature.args[0], *args)
+        vector = builder.load(here, align=align)
         if signature.args[0].dtype != types.uint16:
             return vector
         wide = ir.VectorType(ir.IntType(32), WIDTH)
@@ -90,8 +91,8 @@ def store(_, array, place, vector):
     """Write a vector to ``place`` and what follows it."""
 
     def codegen(context, builder, signature, args):
-        pointer, align = _place(context, builder, signature.args[0], *args[:2])
-        builder.store(args[2], pointer, align=align)
+        here, align = _place(context, builder, signature.args[0], *args[:2])
+        builder.store(args[2], here, align=align)
         return context.get_dummy_value()
 
     return types.none(array, types.intp, vector), codegen
@@ -102,8 +103,7 @@ def get(_, array, place):
     """The number at a place that is not negative, counted over a contiguous array."""
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        number = builder.load(builder.gep(data, [args[1]]))
+        number = builder.load(pointer(builder, *args))
         if signature.args[0].dtype != types.uint16:
             return number
         return _widen(builder, number, ir.IntType(32), ir.FloatType())
@@ -116,11 +116,22 @@ def put(_, array, place, number):
     """Write a number to a place that is not negative, counted over a contiguous array."""
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        builder.store(args[2], builder.gep(data, [args[1]]))
+        builder.store(args[2], pointer(builder, *args[:2]))
         return context.get_dummy_value()
 
     return types.none(array, types.intp, array.dtype), codegen
+
+
+@intrinsic
+def without_sign(_, number):
+    """A number's bits but for its sign, as an integer: ordered as sizes are, NaN the largest."""
+
+    def codegen(context, builder, signature, args):
+        whole = ir.IntType(number.bitwidth)
+        others = ir.Constant(whole, 2 ** (number.bitwidth - 1) - 1)
+        return builder.zext(builder.and_(builder.bitcast(args[0], whole), others), ir.IntType(64))
+
+    return types.int64(number), codegen
 
 
 def spread(builder, number, width=WIDTH):

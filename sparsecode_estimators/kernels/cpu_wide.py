@@ -128,7 +128,8 @@ def _subtract_codes(face, cand, k, x, row, D, room, residual, before):
     total = 0.0
     for m in range(exact.shape[0]):
         residual[0, m] = exact[m]
-        total += (exact[m] - before[row, m]) ** 2
+        move = exact[m] - before[row, m]
+        total += move * move
     return np.sqrt(total)
 
 

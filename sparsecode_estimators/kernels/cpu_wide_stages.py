@@ -149,7 +149,7 @@ def wide_stages(
     """
     n_components = D.shape[0]
     scratch, trial, field, r, near = room
-    no_products = X[:0]
+    no_products = gram  # neither has rows
     for place in places:
         row = rows[place]
         length, support, k = length_of(X, row), _support_of(state, row, scratch), state.size[row]

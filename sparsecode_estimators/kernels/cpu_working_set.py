@@ -128,7 +128,8 @@ def finish(
         length = _length(step, k)
         if length <= SHORT * _length(exact, k):
             break
-        loose += stale + scale.longest**2 * length  # slopes are those of the codes before
+        # slopes are those of the codes before
+        loose += stale + scale.longest * scale.longest * length
         stale = 0.0
         for i in range(k):
             if turn + 1 < TURNS:
