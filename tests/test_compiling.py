@@ -1,13 +1,18 @@
 """How loops for the CPU are compiled, linked and kept."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 
-pytest.importorskip("numba")
+numba = pytest.importorskip("numba")
+
+from sparsecode_estimators.kernels.cpu_jit import compiled  # noqa: E402
 
 LOOPS = """
 import json
@@ -55,3 +60,65 @@ def test_parts_are_kept_with_what_calls_them(tmp_path):
     # a part is compiled once, for the constant 0 and other numbers
     assert run() == [14.0 + 9.0, [1, 1, 1], 0]
     assert run() == [14.0 + 9.0, [0, 0, 1], 1]
+
+
+class Arrays(NamedTuple):
+    cube: np.ndarray
+    flags: np.ndarray
+
+
+@compiled
+def touch(rows, matrix, arrays):
+    """Each way in which loops use an array."""
+    total, part = matrix.dtype.type(0), arrays.cube[1]
+    for row in rows:
+        line = matrix[row]
+        for j in range(matrix.shape[1]):
+            total += line[j] * matrix[row, j]
+            line[j] = j
+        arrays.flags[row] = not arrays.flags[row]
+        part[0, row] += arrays.cube[1, 1, row]
+    return total, len(rows), matrix.itemsize, arrays.flags[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_loops_see_arrays_as_numpy_does(dtype):
+    rng = np.random.default_rng(0)
+    matrix, cube = rng.standard_normal((4, 3)).astype(dtype), rng.standard_normal((2, 3, 4))
+    flags, rows = np.array([True, False, True, False]), np.array([3, 0])
+    before, untouched = cube.copy(), matrix[1:3].copy()
+    squares = np.square(matrix[rows], dtype=np.float64).sum()
+    total, n, itemsize, flag = touch(rows, matrix, Arrays(cube, flags))
+    assert total == pytest.approx(squares, rel=1e-6)
+    assert (n, itemsize, flag) == (2, np.dtype(dtype).itemsize, False)
+    assert flags.tolist() == [False, False, True, True]
+    assert (matrix[rows] == [0, 1, 2]).all()
+    assert (matrix[1:3] == untouched).all()
+    before[1, 0, rows] += before[1, 1, rows]
+    assert (cube == before).all()
+
+
+def test_loops_take_no_array_with_gaps():
+    arrays = Arrays(np.zeros((2, 3, 4)), np.zeros(4, bool))
+    with pytest.raises(numba.core.errors.TypingError, match="contiguous arrays"):
+        touch(np.arange(2), np.zeros((4, 6))[:, ::2], arrays)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_collector_waits_until_loops_are_compiled(collects):
+    @compiled
+    def twice(number):
+        return number + number
+
+    runs = []
+    note = lambda phase, info: runs.append(phase)  # noqa: E731
+    gc.callbacks.append(note)
+    try:
+        if not collects:
+            gc.disable()
+        assert twice(2.0) == 4.0
+        assert gc.isenabled() == collects
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
+    assert len(runs) <= 6 * collects  # some at the end; dozens if it did not wait

@@ -7,13 +7,14 @@ the reference serves, slower.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from . import reference, reference_replacement, reference_stages, rounded
+from .cpu_probe import compiled_loops
 from .cuda_probe import fused
 from .reference import Answer, soft_threshold
 
@@ -39,15 +40,7 @@ SMALL_GRAM = 2**10  # atoms up to which it is made even for one row
 SHARE = 0.6  # of the largest product with the residual, from which on atoms enter together
 DEPTH = 0.2  # of the largest one at a look, down to which stages go on without another look
 
-
-@cache
-def _compiled() -> ModuleType | None:
-    """The compiled loops, if numba can be used; it is imported here, not with the package."""
-    try:
-        from . import cpu
-    except ImportError:  # not there, or not for this version of NumPy
-        return None
-    return cpu
+_compiled = partial(compiled_loops, "cpu")
 
 
 def _make(X: Tensor, D: Tensor) -> ModuleType:

@@ -14,26 +14,20 @@ which is the definition.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam as _torch_adam
 
+from .cpu_probe import compiled_loops
 from .cuda_probe import fused
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 LARGE = 2**18  # numbers in a matrix from which a loop of our own pays
 
-
-@cache
-def _compiled() -> ModuleType | None:
-    try:
-        from . import cpu_adam
-    except ImportError:  # not there, or not for this version of NumPy
-        return None
-    return cpu_adam
+_compiled = partial(compiled_loops, "cpu_adam")
 
 
 def _make(parameter: Tensor) -> ModuleType | None:

@@ -10,6 +10,7 @@ from numba import njit, types
 
 from .cpu_flat import flat
 from .cpu_linked import Linked
+from .uncollected import uncollected
 
 # What lets sums and maxima be vectorised. Rows are finite, so that no NaN comes up;
 # infinities keep their meaning.
@@ -36,9 +37,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     entry = _entry(function)
     try:
-        return _jit(entry, cache=True, no_cfunc_wrapper=True)
+        loops = _jit(entry, cache=True, no_cfunc_wrapper=True)
     except RuntimeError:  # nowhere to write a cache: compile in every process
-        return _jit(entry, no_cfunc_wrapper=True)
+        loops = _jit(entry, no_cfunc_wrapper=True)
+    loops.compile = uncollected()(loops.compile)
+    return loops
 
 
 def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +76,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return _jit(function, forceinline=True, **_WITHIN)
 
 
-def _jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+def _jit(function: Callable[..., Any], **more: Any) -> Any:
     return _once(njit(**_OPTIONS, **more)(function))
 
 

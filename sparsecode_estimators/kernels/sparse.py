@@ -8,13 +8,14 @@ of :mod:`.cuda_sparse` where Triton works, all others to the definition.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from . import reference_sparse, rounded
+from .cpu_probe import compiled_loops
 from .cuda_probe import fused
 from .reference_sparse import ByAtom, Places
 
@@ -33,14 +34,7 @@ __all__ = [
 
 _FEW = 64  # one atom of so many may be looked for by rounded products
 
-
-@cache
-def _compiled() -> ModuleType | None:
-    try:
-        from . import cpu_sparse
-    except ImportError:  # not there, or not for this version of NumPy
-        return None
-    return cpu_sparse
+_compiled = partial(compiled_loops, "cpu_sparse")
 
 
 def _make(X: Tensor) -> ModuleType:
