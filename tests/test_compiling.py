@@ -16,10 +16,14 @@ from sparsecode_estimators.kernels.cpu_jit import compiled  # noqa: E402
 
 LOOPS = """
 import json
+import sys
 
 import numpy as np
 
+from sparsecode_estimators.kernels import cpu_jit
 from sparsecode_estimators.kernels.cpu_jit import compiled, inlined, part
+
+cpu_jit.VERSION += int(sys.argv[1])
 
 
 @inlined
@@ -50,16 +54,23 @@ def test_parts_are_kept_with_what_calls_them(tmp_path):
     script = tmp_path / "loops.py"
     script.write_text(LOOPS)
 
-    def run():
+    def run(version):
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
         done = subprocess.run(
-            [sys.executable, script], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, script, str(version)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return json.loads(done.stdout)
 
     # a part is compiled once, for the constant 0 and other numbers
-    assert run() == [14.0 + 9.0, [1, 1, 1], 0]
-    assert run() == [14.0 + 9.0, [0, 0, 1], 1]
+    assert run(0) == [14.0 + 9.0, [1, 1, 1], 0]
+    assert run(0) == [14.0 + 9.0, [0, 0, 1], 1]
+    # loops of some other file have changed
+    assert run(1) == [14.0 + 9.0, [1, 1, 1], 0]
+    assert run(1) == [14.0 + 9.0, [0, 0, 1], 1]
 
 
 class Arrays(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -46,11 +48,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
     """What hands flat arrays to a function. Numba keeps its code where the function's would be."""
-    here = function.__code__
-    code = _hand_on.__code__.replace(
+    here, version = function.__code__, VERSION
+
+    def hand_on(*given):
+        _ = version  # Numba asks whether what a function closes over is the same
+        return _loops(*flat(given))
+
+    code = hand_on.__code__.replace(
         co_name=here.co_name, co_filename=here.co_filename, co_firstlineno=here.co_firstlineno
     )
-    entry = FunctionType(code, {"_loops": part(function), "flat": flat})
+    known = {"_loops": part(function), "flat": flat}
+    entry = FunctionType(code, known, closure=hand_on.__closure__)
     entry.__module__, entry.__qualname__ = function.__module__, function.__qualname__
     entry.__doc__ = function.__doc__
     return entry
@@ -59,8 +67,15 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
 _loops: Any = None  # in each entry the loops that it stands for
 
 
-def _hand_on(*given):
-    return _loops(*flat(given))
+def _version() -> int:
+    """Another number as soon as any of the compiled loops is another."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("cpu_*.py")):
+        digest.update(file.read_bytes())
+    return int.from_bytes(digest.digest()[:4], "big")
+
+
+VERSION = _version()  # code that is kept is of this version: loops call those of other files
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
