@@ -301,8 +301,8 @@ def collect(parts: Iterator[Any], X: Any, rows: Rows, width: int, *, sparse: boo
         CSR for arrays, COO for tensors; the dense whole is never built.
     """
     if isinstance(X, Tensor):
-        tensors = [_coo(part, width) if sparse else part for part in parts]
-        return torch.cat([t.to(X.device) for t in tensors])
+        tensors = [(_coo(part, width) if sparse else part).to(X.device) for part in parts]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)  # which copies
     if sparse:
         return csr_of(parts, len(rows), width, _numpy_dtype(rows.dtype))
     result, done = None, 0
