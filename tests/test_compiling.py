@@ -115,6 +115,19 @@ def test_loops_take_no_array_with_gaps():
         touch(np.arange(2), np.zeros((4, 6))[:, ::2], arrays)
 
 
+def test_loops_go_over_one_axis():
+    @compiled
+    def total(matrix):
+        sum_ = 0.0
+        for number in matrix:
+            sum_ += number
+        return sum_
+
+    assert total(np.ones(3)) == 3.0
+    with pytest.raises(numba.core.errors.TypingError, match="one axis"):
+        total(np.ones((2, 3)))
+
+
 @pytest.mark.parametrize("collects", [True, False])
 def test_the_collector_waits_until_loops_are_compiled(collects):
     @compiled

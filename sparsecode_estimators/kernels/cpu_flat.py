@@ -35,6 +35,8 @@ class Flat(types.IterableType):
 
     @property
     def iterator_type(self) -> _Numbers:
+        if self.ndim != 1:
+            raise TypingError(f"compiled loops go over arrays with one axis, not {self}")
         return _Numbers(self)
 
 
