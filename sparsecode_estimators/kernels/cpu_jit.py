@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 from numba import njit, types
@@ -46,25 +45,31 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return loops
 
 
-def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What hands flat arrays to a function. Numba keeps its code where the function's would be."""
-    here, version = function.__code__, VERSION
-
-    def hand_on(*given):
+_ENTRY = """
+def closed_over(version):
+    def {name}({names}):
         _ = version  # Numba asks whether what a function closes over is the same
-        return _loops(*flat(given))
+        return loops(*flat(({names},)))
+    return {name}
+"""
 
-    code = hand_on.__code__.replace(
-        co_name=here.co_name, co_filename=here.co_filename, co_firstlineno=here.co_firstlineno
-    )
-    known = {"_loops": part(function), "flat": flat}
-    entry = FunctionType(code, known, closure=hand_on.__closure__)
+
+def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What hands flat arrays to a function. Numba keeps its code where the function's would be.
+
+    It is written out with the function's arguments: Numba 0.60 confuses types in tuples as long as
+    ``*args`` would be.
+    """
+    here = function.__code__
+    known: dict[str, Any] = {"loops": part(function), "flat": flat}
+    names = ", ".join(here.co_varnames[: here.co_argcount])
+    text = _ENTRY.format(name=function.__name__, names=names)
+    exec(compile(text, here.co_filename, "exec"), known)
+    entry = known["closed_over"](VERSION)
+    entry.__code__ = entry.__code__.replace(co_firstlineno=here.co_firstlineno)
     entry.__module__, entry.__qualname__ = function.__module__, function.__qualname__
     entry.__doc__ = function.__doc__
     return entry
-
-
-_loops: Any = None  # in each entry the loops that it stands for
 
 
 def _version() -> int:
@@ -86,7 +91,7 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """A part that is put in the place of its calls, for what is short and called often.
 
-    An array is nine numbers, and a call that stays one copies them all.
+    A call that stays one copies all that it is given, and the state of a row is dozens of numbers.
     """
     return _jit(function, forceinline=True, **_WITHIN)
 
