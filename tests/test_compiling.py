@@ -12,6 +12,7 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
+# without numba the file is skipped before it asks for what needs it
 from sparsecode_estimators.kernels.cpu_jit import compiled  # noqa: E402
 
 LOOPS = """
@@ -135,7 +136,10 @@ def test_the_collector_waits_until_loops_are_compiled(collects):
         return number + number
 
     runs = []
-    note = lambda phase, info: runs.append(phase)  # noqa: E731
+
+    def note(phase, info):
+        runs.append(phase)
+
     gc.callbacks.append(note)
     try:
         if not collects:

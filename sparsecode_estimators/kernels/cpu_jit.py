@@ -57,8 +57,8 @@ def closed_over(version):
 def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
     """What hands flat arrays to a function. Numba keeps its code where the function's would be.
 
-    It is written out with the function's arguments: Numba 0.60 confuses types in tuples as long as
-    ``*args`` would be.
+    It is written out with the function's arguments: with ``*args`` Numba 0.60 took loops that were
+    compiled for other types.
     """
     here = function.__code__
     known: dict[str, Any] = {"loops": part(function), "flat": flat}
