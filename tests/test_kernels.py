@@ -199,8 +199,8 @@ def test_the_gap_is_true_where_active_atoms_are_nearly_dependent(
 def test_threads_and_neighbours_do_not_matter(n_components, monkeypatch):
     X, D = tensors(500, 10, n_components, 3, seed=83, positive=False)
     alone = solve(cpu, X, D, 0.05, positive=False).codes
-    for module in (cpu, cpu_side_by_side):
-        monkeypatch.setattr(module, "CHUNK", 37 * n_components)
+    monkeypatch.setattr(cpu, "CHUNK", 37 * n_components)
+    monkeypatch.setattr(cpu_side_by_side, "ROWS", (37, 37))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(solve(cpu, X, D, 0.05, positive=False).codes, alone)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(5))
@@ -333,8 +333,8 @@ def test_rows_side_by_side_do_not_matter_to_each_other(
     whole = solve_few(X, D, penalty, positive)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(6))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    for module in (cpu, cpu_side_by_side):
-        monkeypatch.setattr(module, "CHUNK", 101 * n_components)
+    monkeypatch.setattr(cpu, "CHUNK", 101 * n_components)
+    monkeypatch.setattr(cpu_side_by_side, "ROWS", (101, 101))
     mixed = solve_few(X[order], D, penalty, positive)
     alone = [solve_few(X[i : i + 1], D, penalty, positive) for i in range(40)]
     for name in ("codes", "gap", "energy", "n_iter"):

@@ -9,6 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+TASKS = 4  # chunks for a thread, for some take longer than others
+
+
+def few_for_each(n: int, least: int) -> int:
+    """Rows of a chunk if there are few chunks, for each costs some calls; at least so many."""
+    return max(least, -(-n // (TASKS * torch.get_num_threads())))
+
 
 def in_chunks(
     work: Callable[..., Any],

@@ -57,15 +57,17 @@ class Active(NamedTuple):
         Of the active atoms' Gram matrix; its lower half.
     atom, code, sign : DEPTH vectors
         Of the slots.
+    numbers : n_features·DEPTH vectors
+        Of the slots' atoms.
     near, mix : DEPTH vectors
         Scratch: products of an atom with the active ones, and their mix that comes nearest to it.
     exact : float64, DEPTH vectors
         Codes that are not rounded.
     wide : float64, FEW vectors
         Products of all atoms with the residual.
-    size, limit, lost, dropped, kept : one vector
+    size, limit, lost : one vector
         Atoms added; what a violation must exceed to count; one where a newcomer was nearly
-        spanned by the active atoms, where an atom was dropped, and where the row is solved.
+        spanned by the active atoms.
     """
 
     x: np.ndarray
@@ -76,6 +78,7 @@ class Active(NamedTuple):
     atom: np.ndarray
     code: np.ndarray
     sign: np.ndarray
+    numbers: np.ndarray
     near: np.ndarray
     mix: np.ndarray
     exact: np.ndarray
@@ -83,8 +86,6 @@ class Active(NamedTuple):
     size: np.ndarray
     limit: np.ndarray
     lost: np.ndarray
-    dropped: np.ndarray
-    kept: np.ndarray
 
 
 def penalised(D: np.ndarray, penalty: np.ndarray) -> Penalised:
@@ -101,9 +102,9 @@ def active(problem: Penalised) -> Active:
     """Room for some rows of a problem."""
     n_features = len(problem.atoms)
     sizes = {"x": n_features, "products": FEW, "column": DEPTH * FEW}
-    sizes |= {"inverse": DEPTH * DEPTH}
+    sizes |= {"inverse": DEPTH * DEPTH, "numbers": n_features * DEPTH}
     sizes |= dict.fromkeys(("atom", "code", "sign", "near", "mix"), DEPTH)
-    sizes |= dict.fromkeys(("size", "limit", "lost", "dropped", "kept"), 1)
+    sizes |= dict.fromkeys(("size", "limit", "lost"), 1)
     wide = {"rest": n_features, "exact": DEPTH, "wide": FEW}
     narrow = vectors(sizes, problem.gram.dtype)
     return Active(**narrow, **vectors(wide, np.dtype(np.float64)))

@@ -30,14 +30,18 @@ GOOD = 1e-9  # gap, of the energy of the row, up to which it is not solved again
 
 @inlined
 def _residual(problem, state, n_features, width, k):
-    """``x − sD`` in double precision."""
+    """``x − sD`` in double precision; the active atoms' numbers, which are wanted again."""
     wide = state.rest
     for i in range(k):
         store(state.exact, i * WIDTH, cast(load(state.code, i * WIDTH), wide))
+        e = load(state.atom, i * WIDTH)
+        for m in range(n_features):
+            d = look_up(problem.atoms, m * FEW, width, e)
+            store(state.numbers, (i * n_features + m) * WIDTH, d)
     for m in range(n_features):
         r = cast(load(state.x, m * WIDTH), wide)
         for i in range(k):
-            d = look_up(problem.atoms, m * FEW, width, load(state.atom, i * WIDTH))
+            d = load(state.numbers, (i * n_features + m) * WIDTH)
             less = subtract(zeros(wide), load(state.exact, i * WIDTH))
             r = in_turn(r, less, cast(d, wide))
         store(state.rest, m * WIDTH, r)
@@ -51,7 +55,7 @@ def _errors(problem, state, n_features, width, k):
         price = multiply(sign, look_up(problem.penalty, 0, width, e))
         error = subtract(zeros(state.rest), cast(price, state.rest))
         for m in range(n_features):
-            d = cast(look_up(problem.atoms, m * FEW, width, e), state.rest)
+            d = cast(load(state.numbers, (i * n_features + m) * WIDTH), state.rest)
             error = add(error, multiply(d, load(state.rest, m * WIDTH)))
         store(state.near, i * WIDTH, cast(error, state.near))
 
@@ -81,7 +85,7 @@ def _newton(state, k):
 
 
 @inlined
-def _follow(problem, state, n_features, width, k):
+def _follow(state, n_features, k):
     """The residual after the step.
 
     Returns ``‖x‖²``, ``‖x − sD‖²`` and the product of sD with the residual.
@@ -91,7 +95,7 @@ def _follow(problem, state, n_features, width, k):
     for m in range(n_features):
         change = zeros(state.mix)
         for i in range(k):
-            d = look_up(problem.atoms, m * FEW, width, load(state.atom, i * WIDTH))
+            d = load(state.numbers, (i * n_features + m) * WIDTH)
             change = in_turn(change, load(state.mix, i * WIDTH), d)
         r = subtract(load(state.rest, m * WIDTH), cast(change, wide))
         store(state.rest, m * WIDTH, r)
@@ -138,7 +142,7 @@ def certify(problem, state, n_features, width, k, positive):
     _residual(problem, state, n_features, width, k)
     _errors(problem, state, n_features, width, k)
     _newton(state, k)
-    whole, energy, agreement = _follow(problem, state, n_features, width, k)
+    whole, energy, agreement = _follow(state, n_features, k)
     length, wrong = _length(problem, state, width, k)
     ratio = _worst_ratio(problem, state, n_features, width, positive)
     none, one = zeros(state.exact), splat(state.exact.dtype.type(1))

@@ -7,7 +7,7 @@ from .cpu_lane_active import BEYOND
 from .cpu_lane_certificate import certify, times_inverse
 from .cpu_lane_rows import look_up, multiply_rows, of_atom, read
 from .cpu_lane_state import DEPTH, FEW
-from .cpu_lane_vectors import in_turn, tag, tagged
+from .cpu_lane_vectors import in_turn, put_columns, tag, tagged
 from .cpu_vectors import (
     WIDTH,
     absolute,
@@ -49,7 +49,6 @@ def _begin(problem, state, n_features, width, tol):
     store(state.limit, 0, where(odd, splat(kind(BEYOND)), multiply(top, splat(tol))))
     store(state.lost, 0, where(odd, splat(kind(1)), none))
     store(state.size, 0, none)
-    store(state.dropped, 0, none)
 
 
 @inlined
@@ -206,8 +205,6 @@ def _drop_crossed(state, t, error):
     share, out = _reach(state, t, error)
     step, none, slot = multiply(share, error), zeros(state.code), zeros(state.code)
     _go(state, t, step)
-    crossed = where(at_least(out, none), splat(state.code.dtype.type(1)), none)
-    store(state.dropped, 0, maximum(load(state.dropped, 0), crossed))
     for i in range(t):
         gone = equal(out, slot)
         store(state.code, i * WIDTH, where(gone, none, load(state.code, i * WIDTH)))
@@ -246,33 +243,40 @@ def _descend(problem, state, width, most, positive):
 
 
 @inlined
-def _write(state, rows, start, busy, bad, k, codes, gap, energy, n_iter):
-    """What was found, and zeros as codes of rows that are left.
+def _by_row(state, width, k, out):
+    """Codes of all atoms, row by row, ``FEW`` numbers apart.
 
-    Slot by slot, whatever their number in a row, from the last one on: slots beyond those of a row
-    put zeros where its codes then overwrite them. Rows that dropped atoms are written again in the
-    order in which atoms came in, as an atom may have come back.
+    Each is the sum over its atom's slots, of which at most one is not zero.
     """
-    n_components, nothing = codes.shape[1], codes.dtype.type(0)
-    for i in range(k - 1, -1, -1):
-        for lane in range(busy):
-            place, row = i * WIDTH + lane, rows[start + lane]
-            code = get(state.code, place) if get(state.kept, lane) > 0 else nothing
-            put(codes, row * n_components + int(get(state.atom, place)), code)
+    kind, none = state.code.dtype.type, zeros(state.code)
+    for j in range(0, width, 4):
+        a = b = c = d = none
+        for i in range(k):
+            atom, code = load(state.atom, i * WIDTH), load(state.code, i * WIDTH)
+            a = add(a, where(equal(atom, splat(kind(j))), code, none))
+            b = add(b, where(equal(atom, splat(kind(j + 1))), code, none))
+            c = add(c, where(equal(atom, splat(kind(j + 2))), code, none))
+            d = add(d, where(equal(atom, splat(kind(j + 3))), code, none))
+        put_columns(out, j, FEW, a, b, c, d)
+
+
+@inlined
+def _write(state, rows, start, busy, bad, width, k, codes, gap, energy, n_iter):
+    """What was found; codes of rows that are left stay zeros."""
+    found, n_components = state.products, codes.shape[1]
+    whole = n_components // WIDTH * WIDTH
+    _by_row(state, width, k, found)
     for lane in range(busy):
-        row, size = rows[start + lane], int(get(state.size, lane))
-        put(n_iter, row, size)
+        row = rows[start + lane]
+        put(n_iter, row, int(get(state.size, lane)))
         put(gap, row, get(state.exact, lane))
         put(energy, row, get(state.exact, WIDTH + lane))
-    again = bits(more_than(load(state.dropped, 0), zeros(state.dropped))) & ~bad
-    again &= (1 << busy) - 1
-    while again:
-        lane = lowest(again)
-        again &= again - 1
-        row = rows[start + lane]
-        for i in range(int(get(state.size, lane))):
-            place = i * WIDTH + lane
-            put(codes, row * n_components + int(get(state.atom, place)), get(state.code, place))
+        if bad >> lane & 1:
+            continue
+        for j in range(0, whole, WIDTH):
+            store(codes, row * n_components + j, load(found, lane * FEW + j))
+        for j in range(whole, n_components):
+            put(codes, row * n_components + j, get(found, lane * FEW + j))
 
 
 @compiled
@@ -315,9 +319,7 @@ def lane_lasso(rows, left, X, problem, state, most, positive, eps, codes, gap, e
         k, bad = _descend(problem, state, width, most, positive)
         bad |= certify(problem, state, n_features, width, k, positive)
         bad &= (1 << busy) - 1
-        for lane in range(WIDTH):
-            put(state.kept, lane, kind(0) if bad >> lane & 1 else kind(1))
-        _write(state, rows, start, busy, bad, k, codes, gap, energy, n_iter)
+        _write(state, rows, start, busy, bad, width, k, codes, gap, energy, n_iter)
         while bad:
             left[n_left] = rows[start + lowest(bad)]
             bad &= bad - 1

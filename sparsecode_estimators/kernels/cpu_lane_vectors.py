@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -23,8 +25,6 @@ def shuffle(builder, a, b, places):
 def columns(_, array, place, step):
     """Four numbers from ``place`` on, and those that come ``step`` later, ``WIDTH`` times: the
     first of each four as a vector, the second ones, and so on.
-
-    Four fours fill a vector, and vectors are transposed in two rounds of shuffles.
     """
 
     def codegen(context, builder, signature, args):
@@ -39,18 +39,40 @@ def columns(_, array, place, step):
         for i in range(4):
             halves = [shuffle(builder, fours[i + j], fours[i + j + 4], range(8)) for j in (0, 8)]
             rows.append(shuffle(builder, *halves, range(16)))
-        quarters = range(0, WIDTH, 4)
-        low = [q + p for q in quarters for p in (0, 16, 1, 17)]
-        high = [q + p for q in quarters for p in (2, 18, 3, 19)]
-        first = [q + p for q in quarters for p in (0, 1, 16, 17)]
-        second = [q + p for q in quarters for p in (2, 3, 18, 19)]
-        found = []
-        for half in (low, high):
-            a, b = (shuffle(builder, rows[i], rows[i + 1], half) for i in (0, 2))
-            found += [shuffle(builder, a, b, first), shuffle(builder, a, b, second)]
-        return context.make_tuple(builder, signature.return_type, found)
+        return context.make_tuple(builder, signature.return_type, _transposed(builder, rows))
 
     return types.UniTuple(Vector(array.dtype), 4)(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def put_columns(_, array, place, step, a, b, c, d):
+    """Write where :func:`columns` would read these vectors from."""
+
+    def codegen(context, builder, signature, args):
+        place, rows = args[1], _transposed(builder, args[3:])
+        for lane in range(WIDTH):
+            first = lane // 4 * 4
+            four = shuffle(builder, *[rows[lane % 4]] * 2, range(first, first + 4))
+            here = builder.bitcast(pointer(builder, args[0], place), four.type.as_pointer())
+            builder.store(four, here, align=4)
+            place = builder.add(place, args[2])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, types.intp, a, b, c, d), codegen
+
+
+def _transposed(builder, rows):
+    """Each four of four vectors, in two rounds of shuffles."""
+    quarters = range(0, WIDTH, 4)
+    low = [q + p for q in quarters for p in (0, 16, 1, 17)]
+    high = [q + p for q in quarters for p in (2, 18, 3, 19)]
+    first = [q + p for q in quarters for p in (0, 1, 16, 17)]
+    second = [q + p for q in quarters for p in (2, 3, 18, 19)]
+    found = []
+    for half in (low, high):
+        a, b = (shuffle(builder, rows[i], rows[i + 1], half) for i in (0, 2))
+        found += [shuffle(builder, a, b, first), shuffle(builder, a, b, second)]
+    return found
 
 
 @intrinsic
@@ -87,6 +109,7 @@ def has(feature: str, context=cpu_target.target_context) -> bool:
     return f"+{feature}" in context.codegen().magic_tuple()[-1]
 
 
+@cache
 def permutes() -> bool:
     """Whether the processor has an instruction for :func:`pick`."""
     return has("avx512f") or has("avx2")

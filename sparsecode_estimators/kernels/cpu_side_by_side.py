@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .cpu_arrays import CHUNK
-from .cpu_chunks import in_chunks
+from .cpu_chunks import few_for_each, in_chunks
 from .cpu_few_atoms import few_atoms
 from .cpu_few_pursuit import few_pursuit
 from .cpu_few_state import block, few
@@ -21,6 +20,7 @@ from .cpu_lane_vectors import permutes
 ABREAST = 32, 256  # atoms and features up to which the lasso of rows side by side is faster
 SOME, MOST = 64, 0.8  # rows of a chunk side by side stop after as many steps as this share of the
 SOON = 8  # first ones took, if they were no more than so many
+ROWS = 2**13, 2**15  # least and most rows of a chunk, which takes some calls of 50 µs each
 DEEPEST = 16  # most atoms that are added to rows side by side, at most DEPTH
 
 Solve = Callable[[np.ndarray, Any], np.ndarray]  # rows, and room, to the rows it leaves
@@ -108,7 +108,7 @@ def _and_the_rest(
 ) -> None:
     """Solve rows by ``few``, and those that it leaves by ``many``."""
     left = [np.empty(0, np.int64)]
-    size = CHUNK // out[0].shape[1]
+    size = min(few_for_each(len(rows), ROWS[0]), ROWS[1])
     in_chunks(lambda chunk, mine: left.append(few(chunk, mine)), len(rows), size, room=room)
     rest = np.sort(np.concatenate(left))
     if len(rest):  # otherwise there is nothing to be compiled for

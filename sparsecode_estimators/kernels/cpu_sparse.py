@@ -13,21 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_chunks import in_chunks
+from .cpu_chunks import few_for_each, in_chunks
 from .cpu_jit import compiled
 from .cpu_select import count_above, places_above, places_of_largest, room_for_largest
 from .reference_sparse import ByAtom, Places, decode, sums_by_atom
 
 __all__ = ["above", "by_atom", "decode", "largest", "products", "rows_by_atom", "sums_by_atom"]
 
-LEAST, TASKS = 16, 4  # rows of a chunk; chunks for a thread, for some take longer than others
+LEAST = 16  # rows of a chunk
 
 
 def share_out(work, n: int, *given: Any, room: Callable[[], Any] | None = None) -> None:
     """Call a loop on all rows: few chunks, for each costs a change of threads."""
-    size = max(LEAST, -(-n // (TASKS * torch.get_num_threads())))
     more = (_array(a) if isinstance(a, Tensor) else a for a in given)
-    in_chunks(work, n, size, *more, room=room)
+    in_chunks(work, n, few_for_each(n, LEAST), *more, room=room)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
