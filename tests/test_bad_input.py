@@ -91,6 +91,22 @@ def test_bad_parameters(make, options, message):
         make(**options).fit(X)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_atoms_may_be_very_short_or_very_long(dtype):
+    """So that their squared lengths are zero, or infinite; no others are like zeros or infinity."""
+    extreme = np.float64(np.finfo(dtype).max) ** 0.6
+    atoms = np.vstack([D, D[:1] / extreme, D[1:2] * extreme]).astype(dtype)
+    assert (np.einsum("jm,jm->j", atoms, atoms)[16:] == [0, np.inf]).all()
+    fitted = SparseCodingEncoder(dictionary=atoms, alpha=0.1).fit(X.astype(dtype))
+    np.testing.assert_array_equal(fitted.components_, atoms)
+    for bad, message in [(np.inf, "dictionary contains NaN or inf"), (0, r"zero \(rows \[17\]\)")]:
+        broken = atoms.copy()
+        broken[17] = 0
+        broken[17, 3] = bad
+        with pytest.raises(ValueError, match=message):
+            SparseCodingEncoder(dictionary=broken, alpha=0.1).fit(X.astype(dtype))
+
+
 @pytest.mark.parametrize("make", TRAINED)
 @pytest.mark.parametrize(
     ("options", "message"),

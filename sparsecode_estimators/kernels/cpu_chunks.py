@@ -23,16 +23,18 @@ def in_chunks(
     size: int,
     *more: Any,
     room: Callable[[], Any] | None = None,
+    free: list[Any] | None = None,
 ) -> None:
     """Call ``work`` on all rows, in chunks of at most ``size``, with whatever ``more`` it takes.
 
     And last with ``room()``, where it needs arrays to work in. Chunks that are done at the same
-    time have their own, those after each other the same: it takes as long as some rows do.
+    time have their own, those after each other the same: it takes as long as some rows do. A list
+    ``free`` keeps them for the next call.
 
     The pool lives for one call: nothing is left behind for a forked child to wait for.
     """
 
-    free: list[Any] = []
+    free = [] if free is None else free
 
     def call(chunk: np.ndarray) -> None:
         if room is None:

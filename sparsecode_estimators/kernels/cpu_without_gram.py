@@ -35,6 +35,7 @@ def lasso(given: tuple[Any, ...], warm: bool, max_steps: int, out: tuple[Any, ..
     size, looks = _together(atoms), 0
     most = min(size, len(rows))
     known, kept = all_products(atoms, most), kept_of(most, atoms.dtype)
+    free: list[Any] = []
     for begin in range(0, len(rows), size):
         batch = slice(begin, begin + size)
         X, answers = rows[batch], [a[batch] for a in out]
@@ -50,7 +51,7 @@ def lasso(given: tuple[Any, ...], warm: bool, max_steps: int, out: tuple[Any, ..
                 more = (X, atoms, *options, *kinds, *state, *answers)
                 in_chunks(
                     wide_round, len(open_rows), PART, *more,
-                    room=lambda: room_for_wide(atoms, scale, options[0], options[1]),
+                    room=lambda: room_for_wide(atoms, scale, options[0], options[1]), free=free,
                 )  # fmt: skip
                 moves, looks = False, looks + len(open_rows)
     added = int(out[-1].sum())
@@ -73,6 +74,7 @@ def exchanges(
     eps, lengths, gram = float(np.finfo(rows.dtype).eps), squares(atoms), no_gram(atoms)
     size = max(PART, min(_together(atoms), TOGETHER[1] // (k + 1) ** 2))
     products, looks = all_products(atoms, min(size, n))[0], 0
+    free: list[Any] = []
 
     def room() -> tuple[Any, ...]:
         return room_for_stages(rows, gram, lengths, k, positive, eps)
@@ -83,13 +85,13 @@ def exchanges(
         state, open_ = paused(x, k), np.ones(len(x), np.bool_)
         if start is not None:
             first = (x, atoms, gram, lengths, k, positive, eps, out[0], state)
-            in_chunks(begin_wide, len(x), PART, *first, room=room)
+            in_chunks(begin_wide, len(x), PART, *first, room=room, free=free)
         given = (x, atoms, gram, lengths, k, positive, share, depth, eps, max_steps, tol)
         while len(waiting := np.flatnonzero(open_)):
             slopes, _ = products(state.residual[waiting])
             looks += len(waiting)
             more = (*given, waiting, slopes, state, open_, *out)
-            in_chunks(wide_stages, len(waiting), PART, *more, room=room)
+            in_chunks(wide_stages, len(waiting), PART, *more, room=room, free=free)
     flops = 2 * (looks * atoms.size + n * (k**3 + 3 * k * atoms.shape[1]))
     return without_gap(codes, energy, n_iter)._replace(flops=flops)
 
