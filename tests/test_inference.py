@@ -14,7 +14,7 @@ from sklearn.decomposition import sparse_encode as sklearn_sparse_encode
 from sklearn.linear_model import ElasticNet, LassoLars, lars_path
 from sklearn.linear_model import Lasso as Lasso_
 
-from sparsecode_estimators import ITORefiner, SparseCodingEncoder, sparse_encode
+from sparsecode_estimators import ITORefiner, SparseCodingEncoder, kernels, sparse_encode
 from sparsecode_estimators.inference import SOLVERS, Lasso, lasso_path, solve
 from sparsecode_estimators.metrics import mean_corr_coef
 
@@ -479,6 +479,48 @@ def test_single_precision_is_certified_where_as_many_atoms_as_features_are_activ
     exact = sparse_encode(X.astype(float), D.astype(float), tol=1e-12, **options)
     excess = objective(codes.astype(float), X, D, alpha) - objective(exact, X, D, alpha)
     assert (excess <= info.dual_gap + 1e-9 * (X**2).sum(1)).all()
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n_features", "noise", "share"), [(45, 0.01, 1e-5), (60, 0, 1e-3)])
+def test_dictionaries_of_low_rank(n_features, noise, share, dtype, positive):
+    """Active atoms are nearly dependent, or are. What is proven is computed by NumPy."""
+    rng = np.random.default_rng(71)
+    rank = n_features // 3
+    D = rng.normal(size=(5 * n_features, rank)) @ rng.normal(size=(rank, n_features))
+    D += noise * rng.normal(size=D.shape)
+    D = (D / np.linalg.norm(D, axis=1, keepdims=True)).astype(dtype).astype(float)
+    X = rng.normal(size=(12, n_features)).astype(dtype).astype(float)
+    alpha = share * np.abs(X @ D.T).max()
+    options = {"alpha": alpha, "positive_code": positive, "solver": "working_set"}
+    r = X - sparse_encode(X, D, tol=1e-8, **options) @ D
+    slopes = r @ D.T if positive else np.abs(r @ D.T)
+    dual_point = r * np.minimum(1, alpha / slopes.max(1, keepdims=True))
+    dual = 0.5 * (X**2).sum(1) - 0.5 * ((X - dual_point) ** 2).sum(1)
+    codes = sparse_encode(X.astype(dtype), D.astype(dtype), **options).astype(float)
+    assert (objective(codes, X, D, alpha) - dual <= 2e-6 * 0.5 * (X**2).sum(1)).all()
+
+
+def test_codes_are_not_worse_than_zeros(monkeypatch):
+    """Where rounding has won and nothing is left that might help."""
+    X, _, D = planted(20, 8, 16, 3, seed=12)
+    answer = kernels.working_set
+
+    def astray(*args, **options):
+        found = answer(*args, **options)
+        found.codes[3:5] = 1e4
+        found.gap[3:5] = torch.tensor([1e9, torch.nan])
+        found.n_iter[3:5] = 10**6  # a row may not go on
+        return found
+
+    monkeypatch.setattr(kernels, "working_set", astray)
+    codes, info = sparse_encode(X, D, alpha=0.02, solver="working_set", return_info=True)
+    assert not codes[3:5].any()
+    assert not info.converged[3:5].any()
+    np.testing.assert_allclose(info.dual_gap[3:5], 0.5 * (X[3:5] ** 2).sum(1))
+    np.testing.assert_allclose(info.residual[3:5], 0.5 * (X[3:5] ** 2).sum(1))
+    assert np.delete(info.converged, [3, 4]).all()
 
 
 @pytest.mark.parametrize("positive", [True, False])

@@ -23,8 +23,9 @@ def finish(
 ) -> None:
     """Rows without a certificate, in double precision by the same solver, or else by another one.
 
-    The certificate is that of the codes before they are rounded to the type of the rows, and what
-    rounding costs: the dual point of rounded codes is a much worse one.
+    Codes that are worse than zeros become zeros, whether their rows go on or not. The certificate is
+    that of the codes before they are rounded to the type of the rows, and what rounding costs: the
+    dual point of rounded codes is a much worse one.
 
     Parameters
     ----------
@@ -35,6 +36,9 @@ def finish(
     open_ : bool Tensor of shape (n,)
         Which rows.
     """
+    worse = ~(solution.gap <= problem.scale)  # than zeros, whose gap is no larger than that
+    solution.codes[worse] = 0
+    solution.gap[worse] = solution.residual[worse] = problem.scale[worse]
     rows = torch.nonzero(open_).squeeze(1)
     if not len(rows):
         return
@@ -45,7 +49,6 @@ def finish(
     )  # fmt: skip
     solver = solve if problem.X.dtype == torch.float32 else otherwise
     start = solution.codes[rows].double()
-    start[solution.gap[rows] > problem.scale[rows]] = 0  # the gap of zeros is no larger
     better = solver(exact, start, max_iter=max_iter, tol=0.1 * tol)
     codes = better.codes.to(solution.codes)
     rounding = exact.objective(codes.double()) - exact.objective(better.codes)

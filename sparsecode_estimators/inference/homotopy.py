@@ -14,6 +14,7 @@ from .fista import fista
 from .problem import Lasso, alpha_max
 from .solution import LassoProgress, Solution
 
+PART = 2**24  # numbers of the active atoms of rows whose paths are followed together
 STALLS = 30  # breakpoints in a row that do not lower the level: ties that go in circles
 
 
@@ -46,19 +47,21 @@ def homotopy(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None)
     """
     progress = LassoProgress(problem, codes, tol)
     rows = progress.open_rows()
-    front = _Front.at_zero(problem, rows)
     reached = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
     n_iter = torch.zeros_like(progress.n_iter)
     found = torch.zeros_like(codes)
     progress.flops += 2 * len(rows) * problem.D.numel()  # of where the paths begin
-    for _ in range(max_iter):
-        if not len(front.rows):
-            break
-        n_iter[front.rows] += 1
-        ended = front.advance()
-        progress.flops += front.flops
-        found[front.rows], reached[front.rows] = front.codes, ended
-        front = front.select(~ended)
+    n_features = problem.D.shape[1]
+    for part in rows.split(max(1, PART // (n_features * min(problem.D.shape)))):
+        front = _Front.at_zero(problem, part)
+        for _ in range(max_iter):
+            if not len(front.rows):
+                break
+            n_iter[front.rows] += 1
+            ended = front.advance()
+            progress.flops += front.flops
+            found[front.rows], reached[front.rows] = front.codes, ended
+            front = front.select(~ended)
     progress.support[reached] = found[reached] != 0  # settled: the last digits may be polished
     progress.update(rows, found[rows], 0, 0)
     progress.n_iter = n_iter

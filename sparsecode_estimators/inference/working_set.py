@@ -7,12 +7,13 @@ from torch import Tensor
 
 from .. import kernels
 from .double import finish
-from .fista import fista
+from .homotopy import homotopy
 from .problem import Lasso
 from .solution import Solution, from_kernel
 
 LARGEST_GRAM = 2**12  # atoms beyond which the Gram matrix is not worth its price
-LAPS = 8  # atoms added to a row for each feature, after which float32 goes in circles
+# atoms added to a row for each feature, after which it goes in circles
+LAPS = {torch.float32: 8, torch.float64: 16}
 
 
 def suits(X: Tensor, D: Tensor) -> bool:
@@ -37,7 +38,7 @@ def working_set(
     a Newton step from the exact residual before it, so that float32 codes are as good as
     their type allows. Rows that it does not certify in float32 (active atoms are nearly dependent,
     as where there are as many of them as features) are solved once more in double precision;
-    those that are left then, by :func:`fista`.
+    those that are left then, by :func:`homotopy`, whose steps do not build on each other.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def working_set(
     if tol is not None:
         solution.converged = solution.gap <= tol * problem.scale
         open_ = ~solution.converged & (solution.n_iter < max_iter)
-        finish(working_set, fista, problem, solution, open_, max_iter=max_iter, tol=tol)
+        finish(working_set, homotopy, problem, solution, open_, max_iter=max_iter, tol=tol)
     return solution
 
 
@@ -76,9 +77,7 @@ def _kernel(
     problem: Lasso, rows: Tensor | slice, start: Tensor | None, max_steps: int
 ) -> kernels.Answer:
     n, n_components = problem.shape
-    if problem.X.dtype == torch.float32:
-        laps = LAPS * min(problem.D.shape) + (n_components if problem.ridge else 0)
-        max_steps = min(max_steps, laps)
+    laps = LAPS[problem.X.dtype] * min(problem.D.shape) + (n_components if problem.ridge else 0)
     n_features = problem.D.shape[1]
     pays = problem.atoms.has_gram or kernels.gram_pays(n, n_components, n_features, rule="lasso")
     return kernels.working_set(
@@ -89,7 +88,7 @@ def _kernel(
         ridge=problem.ridge,
         positive=problem.positive,
         start=start,
-        max_steps=max_steps,
+        max_steps=min(max_steps, laps),
     )
 
 
