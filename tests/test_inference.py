@@ -1,5 +1,6 @@
 """Every solver of the table against optimality, scikit-learn, exhaustive search, and itself."""
 
+from importlib import import_module
 from itertools import combinations
 
 import numpy as np
@@ -534,6 +535,17 @@ def test_rows_do_not_depend_on_their_batch_mates(solver, positive):
     for row in (0, 17, 63):
         alone = sparse_encode(X[[row]], D, **options_for(solver), **options)
         np.testing.assert_allclose(alone[0][0], together[row], atol=1e-9)
+
+
+def test_paths_in_parts(monkeypatch):
+    X, _, D = planted(30, 8, 16, 3, seed=13)
+    options = {"alpha": 0.02, "solver": "homotopy", "return_info": True}
+    codes, info = sparse_encode(X, D, **options)
+    monkeypatch.setattr(import_module(lasso_path.__module__), "PART", 7 * 64)
+    again, others = sparse_encode(X, D, **options)
+    np.testing.assert_allclose(again, codes, atol=1e-12)
+    assert (others.n_iter == info.n_iter).all()
+    assert info.n_iter.min() < info.n_iter.max()
 
 
 @pytest.mark.parametrize("solver", LASSO)
