@@ -23,9 +23,9 @@ def finish(
 ) -> None:
     """Rows without a certificate, in double precision by the same solver, or else by another one.
 
-    Codes that are worse than zeros become zeros, whether their rows go on or not. The certificate is
-    that of the codes before they are rounded to the type of the rows, and what rounding costs: the
-    dual point of rounded codes is a much worse one.
+    Codes that are worse than zeros become zeros, whether rows go on or not. The certificate is that
+    of the codes before they are rounded to the type of the rows, and what rounding costs: the dual
+    point of rounded codes is a much worse one.
 
     Parameters
     ----------
