@@ -36,9 +36,11 @@ def finish(
     open_ : bool Tensor of shape (n,)
         Which rows.
     """
-    worse = ~(solution.gap <= problem.scale)  # than zeros, whose gap is no larger than that
-    solution.codes[worse] = 0
-    solution.gap[worse] = solution.residual[worse] = problem.scale[worse]
+    within = solution.gap <= problem.scale  # a gap of zeros is no larger than that
+    if not within.all():
+        worse = ~within
+        solution.codes[worse] = 0
+        solution.gap[worse] = solution.residual[worse] = problem.scale[worse]
     rows = torch.nonzero(open_).squeeze(1)
     if not len(rows):
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .cpu_jit import inlined
 from .cpu_lane_rows import look_up
-from .cpu_lane_state import DEPTH, FEW
+from .cpu_lane_state import DEPTH, FEW, SOME
 from .cpu_vectors import (
     WIDTH,
     add,
@@ -25,29 +25,53 @@ CLOSE = 0.01  # share of an atom's squared length below which the others nearly 
 
 
 @inlined
-def _residual(problem, state, n_features, n_components, k):
-    """``x − sD``, in double precision until it is there, and its squared length."""
+def _look_up(problem, state, first, last, n_components, k):
+    """The chosen atoms' numbers for some features."""
+    for i in range(k):
+        e = load(state.atom, i * WIDTH)
+        for m in range(first, last):
+            d = look_up(problem.atoms, m * FEW, n_components, e)
+            store(state.number, (i * SOME + m - first) * WIDTH, d)
+
+
+@inlined
+def _residual(state, first, last, k):
+    """Some features of ``x − sD``, in double precision until it is there; its squared length."""
     wide = state.energy
     energy = zeros(wide)
-    for m in range(n_features):
+    for m in range(first, last):
         r = cast(load(state.x, m * WIDTH), wide)
         for i in range(k):
-            d = look_up(problem.atoms, m * FEW, n_components, load(state.atom, i * WIDTH))
-            r = subtract(r, multiply(cast(load(state.code, i * WIDTH), wide), cast(d, wide)))
+            d = cast(load(state.number, (i * SOME + m - first) * WIDTH), wide)
+            r = subtract(r, multiply(cast(load(state.code, i * WIDTH), wide), d))
         energy = add(energy, multiply(r, r))
-        store(state.rest, m * WIDTH, cast(r, state.rest))
+        store(state.rest, (m - first) * WIDTH, cast(r, state.rest))
     return energy
 
 
 @inlined
-def _errors(problem, state, n_features, n_components, k):
-    """Products of chosen atoms with the residual, which are zero for least squares."""
+def _errors(state, n_some, k):
+    """Add products of chosen atoms with the residual, which are zero for least squares."""
     for i in range(k):
-        error, e = zeros(state.error), load(state.atom, i * WIDTH)
-        for m in range(n_features):
-            d = look_up(problem.atoms, m * FEW, n_components, e)
+        error = load(state.error, i * WIDTH)
+        for m in range(n_some):
+            d = load(state.number, (i * SOME + m) * WIDTH)
             error = add(error, multiply(d, load(state.rest, m * WIDTH)))
         store(state.error, i * WIDTH, error)
+
+
+@inlined
+def _look(problem, state, n_features, n_components, k):
+    """``error`` and the squared length of the residual, some features after the other."""
+    energy = zeros(state.energy)
+    for i in range(k):
+        store(state.error, i * WIDTH, zeros(state.error))
+    for first in range(0, n_features, SOME):
+        last = min(first + SOME, n_features)
+        _look_up(problem, state, first, last, n_components, k)
+        energy = add(energy, _residual(state, first, last, k))
+        _errors(state, last - first, k)
+    return energy
 
 
 @inlined
@@ -88,7 +112,6 @@ def polish(problem, state, n_features, n_components, k):
             mask = close
         if bits(mask) == 0:
             break
-        energy = _residual(problem, state, n_features, n_components, k)
-        _errors(problem, state, n_features, n_components, k)
+        energy = _look(problem, state, n_features, n_components, k)
         energy = subtract(energy, _newton(state, k, mask))
         store(state.energy, 0, where(mask, energy, load(state.energy, 0)))

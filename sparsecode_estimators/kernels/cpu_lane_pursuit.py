@@ -60,56 +60,47 @@ def _scale(state, n_features, floor):
 def _begin(problem, state, n_features, n_components):
     """No atom is chosen."""
     multiply_rows(problem.atoms, state.x, state.slope, n_features, n_components)
+    one = splat(state.left.dtype.type(1))
     for j in range(n_components):
         store(state.left, j * WIDTH, splat(get(problem.lengths, j)))
+        store(state.left, (FEW + j) * WIDTH, one)
 
 
 @inlined
-def _gain(problem, state, j, turned, share, others):
-    """Slope of an atom, and its gain as a fraction: slope², zero where it is rounding, of what is
-    left of the atom (``share``, or else of ``others``); ``turned`` is -1 where any sign will do.
+def _gain(problem, state, j, least, shares):
+    """Slope of an atom, and its gain as a fraction: slope², zero where it is rounding, over
+    the numbers from ``shares`` on, which are what is left of atoms, or ones.
 
     No branches: what is compared before one and used after it would be packed into bytes.
     """
     s = load(state.slope, j * WIDTH)
-    size = maximum(s, multiply(s, turned))
+    size = maximum(s, least)
     square = multiply(size, size)
     rounding = multiply(load(state.floor, 0), splat(get(problem.lengths, j)))
     square = where(more_than(square, rounding), square, zeros(state.slope))
-    left = maximum(load(state.left, j * WIDTH), zeros(state.slope))  # rounding goes below zero
-    return s, square, add(multiply(left, share), others)
+    return s, square, load(state.left, (shares + j) * WIDTH)
 
 
 @inlined
 def _best(problem, state, n_components, positive, ols):
     """The atom with the largest gain, its slope, what is left of it, and whether there is one.
 
-    Gains are compared as fractions, without a division. One half of the atoms is searched beside
-    the other, as a comparison waits for the one before.
+    Gains are compared as fractions, without a division.
     """
     kind, none = state.slope.dtype.type, zeros(state.slope)
     one = splat(kind(1))
-    turned = splat(kind(0) if positive else kind(-1))
-    share, others = splat(kind(1) if ols else kind(0)), splat(kind(0) if ols else kind(1))
-    half, j = (n_components + 1) // 2, zeros(state.slope)
-    a, s_a, rest_a, top_a = none, none, one, none
-    b, s_b, rest_b, top_b = none, none, one, none
-    for i in range(half):
-        s, square, rest = _gain(problem, state, i, turned, share, others)
-        better = more_than(multiply(square, rest_a), multiply(top_a, rest))
-        a, s_a = where(better, j, a), where(better, s, s_a)
-        rest_a, top_a = where(better, rest, rest_a), where(better, square, top_a)
-        s, square, rest = _gain(problem, state, n_components - half + i, turned, share, others)
-        better = more_than(multiply(square, rest_b), multiply(top_b, rest))
-        b, s_b = where(better, j, b), where(better, s, s_b)
-        rest_b, top_b = where(better, rest, rest_b), where(better, square, top_b)
+    least = splat(kind(0) if positive else kind(-np.inf))
+    shares = 0 if ols else FEW
+    atom, slope, left, top, j = none, none, one, none, none
+    for i in range(n_components):
+        s, square, rest = _gain(problem, state, i, least, shares)
+        better = more_than(multiply(square, left), multiply(top, rest))
+        atom, slope = where(better, j, atom), where(better, s, slope)
+        left, top = where(better, rest, left), where(better, square, top)
         j = add(j, one)
-    better = more_than(multiply(top_b, rest_a), multiply(top_a, rest_b))
-    b = add(b, splat(kind(n_components - half)))
-    atom, slope, rest = where(better, b, a), where(better, s_b, s_a), where(better, rest_b, rest_a)
     if not ols:
-        rest = of_atom(state.left, 0, n_components, atom)
-    return atom, slope, rest, more_than(maximum(top_a, top_b), none)
+        left = of_atom(state.left, 0, n_components, atom)
+    return atom, slope, left, more_than(top, none)
 
 
 @inlined
@@ -147,7 +138,7 @@ def _spread(problem, state, t, n_components, atom, scale, height, resolution):
         v = multiply(v, scale)
         store(basis, (t * FEW + j) * WIDTH, v)
         left = subtract(load(state.left, j * WIDTH), multiply(v, v))
-        store(state.left, j * WIDTH, left)
+        store(state.left, j * WIDTH, maximum(left, zeros(state.left)))  # below zero is rounding
         s = subtract(load(slope, j * WIDTH), multiply(height, v))
         there = more_than(left, splat(resolution * get(problem.lengths, j)))
         store(slope, j * WIDTH, where(there, s, zeros(slope)))

@@ -11,6 +11,7 @@ from .cpu_vectors import WIDTH
 
 FEW = 64  # most atoms, and the step of tables over them
 DEPTH = 16  # most chosen atoms
+SOME = 32  # features whose numbers are looked up at a time
 
 
 class Lanes(NamedTuple):
@@ -38,16 +39,19 @@ class Abreast(NamedTuple):
 
     Attributes
     ----------
-    x, rest : n_features vectors
-        The rows, scaled by a power of two, and their residuals.
-    slope, left : FEW vectors
-        Products of all atoms with the residual; squared lengths of what the chosen atoms do not
-        span of all atoms.
+    x : n_features vectors
+        The rows, scaled by a power of two.
+    slope : FEW vectors
+        Products of all atoms with the residual.
+    left : 2·FEW vectors
+        Squared lengths of what the chosen atoms do not span of all atoms; ones.
     basis : DEPTH·FEW vectors
     mix : DEPTH·DEPTH vectors
     atom, code, share, error : DEPTH vectors
         Chosen atoms, and their codes. Scratch: products of a newcomer with the basis; products
         of the chosen atoms with the residual.
+    number, rest : DEPTH·SOME and SOME vectors
+        Scratch: some numbers of the chosen atoms, and of the residual.
     scale, size, close, floor : one vector
         Power of two that a row was divided by; how many atoms are chosen; whether one of
         them was nearly spanned by those before it; squared slope of an atom of length 1 that
@@ -57,7 +61,6 @@ class Abreast(NamedTuple):
     """
 
     x: np.ndarray
-    rest: np.ndarray
     slope: np.ndarray
     left: np.ndarray
     basis: np.ndarray
@@ -66,6 +69,8 @@ class Abreast(NamedTuple):
     code: np.ndarray
     share: np.ndarray
     error: np.ndarray
+    number: np.ndarray
+    rest: np.ndarray
     scale: np.ndarray
     size: np.ndarray
     close: np.ndarray
@@ -91,8 +96,9 @@ def lanes(D: np.ndarray) -> Lanes:
 def abreast(problem: Lanes) -> Abreast:
     """Room for some rows of a problem."""
     n_features = len(problem.atoms)
-    sizes = {"x": n_features, "rest": n_features, "slope": FEW, "left": FEW}
+    sizes = {"x": n_features, "slope": FEW, "left": 2 * FEW}
     sizes |= {"basis": DEPTH * FEW, "mix": DEPTH * DEPTH}
+    sizes |= {"number": DEPTH * SOME, "rest": SOME}
     sizes |= dict.fromkeys(("atom", "code", "share", "error"), DEPTH)
     sizes |= dict.fromkeys(("scale", "size", "close", "floor"), 1)
     wide = vectors({"energy": 1}, np.dtype(np.float64))
