@@ -503,6 +503,19 @@ def test_dictionaries_of_low_rank(n_features, noise, share, dtype, positive):
     assert (objective(codes, X, D, alpha) - dual <= 2e-6 * 0.5 * (X**2).sum(1)).all()
 
 
+def test_copies_of_atoms_take_few_turns():
+    """With as many active atoms as features, rounding decides which of two copies is wanted."""
+    rng = np.random.default_rng(3)
+    D = rng.normal(size=(280, 136))
+    D = np.concatenate([D, D]) / np.linalg.norm(D, axis=1).mean()
+    X = rng.normal(size=(60, 136))
+    assert kernels.gram_pays(60, 560, 136, rule="lasso")
+    options = {"alpha": 0.02, "solver": "working_set", "tol": 1e-9, "return_info": True}
+    assert sparse_encode(X, D, **options)[1].converged.all()
+    signed = sparse_encode(X, D, positive_code=False, **options)[1]
+    assert np.median(signed.n_iter) < 8 * 136
+
+
 def test_codes_are_not_worse_than_zeros(monkeypatch):
     """Where rounding has won and nothing is left that might help."""
     X, _, D = planted(20, 8, 16, 3, seed=12)

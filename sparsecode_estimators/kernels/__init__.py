@@ -36,7 +36,8 @@ FEW = 64  # atoms whose Gram matrix fits in the registers that work on one row
 LARGEST_GRAM = 2**14  # atoms beyond which the Gram matrix takes too much memory
 ROUNDING = 1e-14  # of an energy of 1 in double precision, after some operations
 MEDIUM_GRAM = 2**11  # atoms up to which it is made for stages and exchanges
-SMALL_GRAM = 2**10  # atoms up to which it is made even for one row
+SMALL_GRAM = 2**10  # atoms up to which it is made even for one row of k-sparse codes
+LASSO_ROW = 1_750_000  # multiply-adds of making it, in the time that it saves a row of the lasso
 SHARE = 0.6  # of the largest product with the residual, from which on atoms enter together
 DEPTH = 0.2  # of the largest one at a look, down to which stages go on without another look
 
@@ -146,8 +147,8 @@ def gram_pays(n: int, n_components: int, n_features: int, *, k: int = 1, rule: s
 
     Without one :func:`pursuit` multiplies the dictionary with a vector for each atom that a row
     adds, and for "ols" with each atom it has. Measured: each costs as much as some thirty rows of
-    the Gram matrix. :func:`working_set` multiplies with many residuals at once, and a Gram matrix
-    pays from as many rows on as atoms times a 400th of the features. :func:`stages` and
+    the Gram matrix. :func:`working_set` multiplies with many residuals at once: a Gram matrix saves
+    each row as much time as ``LASSO_ROW`` multiply-adds of its making take. :func:`stages` and
     :func:`replacement` do, too, but what they find depends on rounding where atoms are nearly as
     good as each other: whether there is a Gram matrix must not depend on how many rows come along.
 
@@ -157,12 +158,13 @@ def gram_pays(n: int, n_components: int, n_features: int, *, k: int = 1, rule: s
         Rows, atoms, features, and most atoms of a row.
     rule : {"lasso", "omp", "ols", "stages"}
     """
-    if n_components <= SMALL_GRAM:
-        return True
+    if rule == "lasso":
+        return n_components <= FEW or n_components**2 * n_features <= LASSO_ROW * n
     if rule == "stages":
         return n_components <= MEDIUM_GRAM
-    lasso = 400 * n // n_features
-    worth = {"lasso": lasso, "omp": 32 * n * k, "ols": 16 * n * k * (k + 1)}
+    if n_components <= SMALL_GRAM:
+        return True
+    worth = {"omp": 32 * n * k, "ols": 16 * n * k * (k + 1)}
     return n_components <= LARGEST_GRAM and worth[rule] >= n_components
 
 

@@ -20,6 +20,7 @@ ROUNDINGS = 4  # of ‖x‖²/2; a gap beyond them is one that slopes by the Gra
 SHORT = 1e-3  # of the codes: a step after which nothing has to be computed anew
 TURNS = 3  # most steps
 AGAIN = 2  # times such a row goes on from exact slopes
+FRESH = 64  # most steps by the same slopes: they drift, and copies of atoms then take turns
 
 
 @part
@@ -236,7 +237,8 @@ def _until_none_is_violated(
         else:
             k, added = enlist(face, p, k, positive, tol, independent, max_steps - steps)
         steps += added
-        k, more = descend(face, p, k, positive, tol, independent, max_steps - steps)
+        some = min(FRESH, max_steps - steps)
+        k, more = descend(face, p, k, positive, tol, independent, some)
         steps += more
         if lost(face, p, most):
             return p, -1, steps
