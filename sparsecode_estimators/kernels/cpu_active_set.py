@@ -98,6 +98,25 @@ def activate(face, k, e, left):
 
 
 @part
+def renew(face, p, k, independent):
+    """Make the inverse anew; atoms that the others span leave. Returns how many stay active."""
+    active, kept = face.active, 0
+    for i in range(k):
+        e = active[i]
+        left = project(face, kept, e)
+        if left > independent * face.gram[e, e]:
+            activate(face, kept, e, left)
+            kept += 1
+            continue
+        for d in range(p):
+            face.slope[d] += face.code[e] * face.gram[e, d]
+        face.code[e] = 0
+        face.sign[e] = 0
+        face.state[e] = IDLE
+    return kept
+
+
+@part
 def _drop(face, k, which):
     """Take the active atom number ``which`` out; the last one takes its number."""
     active = face.active

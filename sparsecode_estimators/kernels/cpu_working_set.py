@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_active_set import ACTIVE, IDLE, descend, enlist, lost, most_violated, new_face, settle
+from .cpu_active_set import (
+    ACTIVE,
+    IDLE,
+    descend,
+    enlist,
+    lost,
+    most_violated,
+    new_face,
+    renew,
+    settle,
+)
 from .cpu_certificate import conclude, far, off
 from .cpu_inverse import times
 from .cpu_jit import compiled, inlined, part
@@ -20,7 +30,7 @@ ROUNDINGS = 4  # of ‖x‖²/2; a gap beyond them is one that slopes by the Gra
 SHORT = 1e-3  # of the codes: a step after which nothing has to be computed anew
 TURNS = 3  # most steps
 AGAIN = 2  # times such a row goes on from exact slopes
-FRESH = 64  # most steps by the same slopes: they drift, and copies of atoms then take turns
+FRESH = 64  # steps after which slopes and inverse are made anew: rounding piles up in them
 
 
 @part
@@ -240,6 +250,8 @@ def _until_none_is_violated(
         some = min(FRESH, max_steps - steps)
         k, more = descend(face, p, k, positive, tol, independent, some)
         steps += more
+        if more == some:
+            k = renew(face, p, k, independent)
         if lost(face, p, most):
             return p, -1, steps
         worst = sweep(
