@@ -247,10 +247,10 @@ def _until_none_is_violated(
         else:
             k, added = enlist(face, p, k, positive, tol, independent, max_steps - steps)
         steps += added
-        some = min(FRESH, max_steps - steps)
-        k, more = descend(face, p, k, positive, tol, independent, some)
+        here = min(FRESH, max_steps - steps)
+        k, more = descend(face, p, k, positive, tol, independent, here)
         steps += more
-        if more == some:
+        if more == FRESH:
             k = renew(face, p, k, independent)
         if lost(face, p, most):
             return p, -1, steps
