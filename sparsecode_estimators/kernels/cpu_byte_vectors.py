@@ -1,4 +1,4 @@
-"""Bytes in registers, for products of rows with atoms: instructions of AVX2."""
+"""Bytes in registers, for products of rows with atoms: instructions of AVX2, or of VNNI."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from .cpu_flat import pointer
-from .cpu_lane_vectors import shuffle
+from .cpu_lane_vectors import has, shuffle
 from .cpu_room import LINE
 from .cpu_vectors import WIDTH, spread
 
 ABREAST = 8  # atoms whose sums are in registers
-ZERO = 64  # what stands for zero in rows
+FUSED = has("avx512vnni") or has("avxvnni")  # products are added up in 32 bits at once
+LARGEST = 127 if FUSED else 63  # four products with a row's byte, twice as large, fit in 16 bits
+ZERO = LARGEST + 1  # what stands for zero in rows
 
 _BYTES = ir.VectorType(ir.IntType(8), LINE // 2)
 _PAIRS = ir.VectorType(ir.IntType(16), LINE // 4)
@@ -62,17 +64,24 @@ def plus_products(_, sums, rows, i, atoms, j):
     """The sums with the products of ``LINE`` bytes from the places i and j on."""
 
     def codegen(context, builder, signature, args):
-        pairs = []
-        for half in (0, LINE // 2):
-            factors = []
+        def factors(kind, half):
             for array, place in zip(args[1::2], args[2::2], strict=True):
                 here = pointer(builder, array, builder.add(place, ir.Constant(place.type, half)))
-                here = builder.bitcast(here, _BYTES.as_pointer())
-                factors.append(builder.load(here, align=LINE // 2))
-            pairs.append(_call(builder, "llvm.x86.avx2.pmadd.ub.sw", _PAIRS, factors))
-        ones = ir.Constant(_PAIRS, [1] * _PAIRS.count)
-        more = [builder.add(*pairs), ones]
-        return builder.add(args[0], _call(builder, "llvm.x86.avx2.pmadd.wd", _SUMS, more))
+                here = builder.bitcast(here, kind.as_pointer())
+                yield builder.load(here, align=LINE // 2)
+
+        result, halves = args[0], (0, LINE // 2)
+        if FUSED:
+            for half in halves:
+                more = [result, *factors(_SUMS, half)]
+                result = _call(builder, "llvm.x86.avx512.vpdpbusd.256", _SUMS, more)
+            return result
+        pairs = [
+            _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _PAIRS, [*factors(_BYTES, half)])
+            for half in halves
+        ]
+        more = [builder.add(*pairs), ir.Constant(_PAIRS, [1] * _PAIRS.count)]
+        return builder.add(result, _call(builder, "llvm.x86.avx2.pmadd.wd", _SUMS, more))
 
     return sums(sums, rows, types.intp, atoms, types.intp), codegen
 

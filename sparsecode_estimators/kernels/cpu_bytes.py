@@ -1,13 +1,14 @@
 r"""Products of rows with all atoms by way of bytes, compiled.
 
 AVX2 multiplies and adds twice as many bytes an instruction as numbers of float32, and then two
-pairs of their products in 16 bits. Where :math:`x = \hat x + \delta` and
-:math:`d = \hat d + \eta` are rounded to whole multiples of a 63rd of their largest number,
+pairs of their products in 16 bits; VNNI four times as many, in 32 bits at once. Where
+:math:`x = \hat x + \delta` and :math:`d = \hat d + \eta` are rounded to whole multiples of a
+63rd (with VNNI a 127th) of their largest number,
 
 .. math:: |x\cdot d - \hat x\cdot\hat d| \le \|\delta\|\,\|d\| + \|\hat x\|\,\|\eta\|,
 
 and both errors are measured. The first factor of the instruction has no sign: bytes of rows are
-:math:`\hat x + 64`, and 64 times the sum of an atom's bytes is taken off in the end.
+:math:`\hat x + 64` (128), and 64 (128) times the sum of an atom's bytes is taken off in the end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_byte_vectors import ABREAST, nothing, plus_products, put_bytes, totals, write
+from .cpu_byte_vectors import (
+    ABREAST,
+    FUSED,
+    LARGEST,
+    nothing,
+    plus_products,
+    put_bytes,
+    totals,
+    write,
+)
 from .cpu_chunks import in_chunks
 from .cpu_jit import compiled, inlined
 from .cpu_lane_vectors import has
@@ -37,9 +47,8 @@ from .cpu_vectors import (
     zeros,
 )
 
-MOST = 63  # largest byte: four products of an atom's with a row's, at most 127, fit in 16 bits
 TINY = 1e-30  # rows and atoms of smaller numbers are taken for zeros, of which all is lost
-LONGEST = 2**17  # features for which sums fit in 32 bits
+LONGEST = 2**16  # features for which sums fit in 32 bits
 CHUNK = 512  # rows that a thread rounds at a time
 
 
@@ -50,7 +59,7 @@ def suit(D: np.ndarray) -> bool:
 
 def are_faster() -> bool:
     """Whether the processor has nothing better."""
-    return not has("avx512f")
+    return not has("amx-bf16") and (FUSED or not has("avx512f"))
 
 
 @inlined
@@ -74,7 +83,7 @@ def _round(numbers, row, bytes_, start, step, zero):
     n, most, number = numbers.shape[1], _largest(numbers, row), numbers.dtype.type
     if most < TINY:
         return number(0), np.int32(0), number(1)
-    worth, times = most / number(MOST), number(MOST) / most
+    worth, times = most / number(LARGEST), number(LARGEST) / most
     whole, begin = n // WIDTH * WIDTH, row * n
     counts = squares = errors = zeros(numbers)
     for m in range(0, whole, WIDTH):

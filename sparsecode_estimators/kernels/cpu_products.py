@@ -113,9 +113,10 @@ def all_products(D: np.ndarray, most: int) -> Sequence[Products]:
     """The fastest products with these atoms, and then exact ones if those are not."""
     room = product_room(most, torch.from_numpy(D))
     exact = Products(D, room)
-    if D.dtype == np.float32 and rounded_are_faster(torch.device("cpu")):
-        return [_Halves(D, room), exact]
     if suit_bytes(D) and bytes_are_faster():
         bytes_ = _Bytes(D, room)
-        return [bytes_, exact] if bytes_.pays else [exact]
+        if bytes_.pays:
+            return [bytes_, exact]
+    if D.dtype == np.float32 and rounded_are_faster(torch.device("cpu")):
+        return [_Halves(D, room), exact]
     return [exact]
