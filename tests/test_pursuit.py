@@ -172,6 +172,17 @@ def test_agrees_with_scikit_learn_in_float32():
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_an_atom_too_short_for_its_square_hides_no_other(rule):
+    X, D = rows(100, 8, 15, 3, seed=88, positive=False, dtype=torch.float32)
+    short = torch.full((1, 8), 1e-25)
+    for place in (0, 7):
+        all_ = torch.cat([D[:place], short, D[place:]])
+        found = solve(cpu, X, all_, 3, positive=False, rule=rule).codes
+        without = solve(cpu, X, D, 3, positive=False, rule=rule).codes
+        assert torch.equal(torch.cat([found[:, :place], found[:, place + 1 :]], dim=1), without)
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("positive", SIGNS)
 def test_best_support_inside_the_guarantee(positive, rule):
     """Fewer than (1 + 1/μ)/2 atoms and no noise: greedy codes are those of exhaustive search."""

@@ -60,16 +60,17 @@ def _scale(state, n_features, floor):
 def _begin(problem, state, n_features, n_components):
     """No atom is chosen."""
     multiply_rows(problem.atoms, state.x, state.slope, n_features, n_components)
-    one = splat(state.left.dtype.type(1))
+    one = state.left.dtype.type(1)
     for j in range(n_components):
-        store(state.left, j * WIDTH, splat(get(problem.lengths, j)))
-        store(state.left, (FEW + j) * WIDTH, one)
+        length = get(problem.lengths, j)
+        store(state.left, j * WIDTH, splat(length if length > 0 else one))
+        store(state.left, (FEW + j) * WIDTH, splat(one))
 
 
 @inlined
 def _gain(problem, state, j, least, shares):
     """Slope of an atom, and its gain as a fraction: slope², zero where it is rounding, over
-    the numbers from ``shares`` on, which are what is left of atoms, or ones.
+    the numbers from ``shares`` on, which are what is left of atoms, or ones, and never zero.
 
     No branches: what is compared before one and used after it would be packed into bytes.
     """
@@ -82,22 +83,33 @@ def _gain(problem, state, j, least, shares):
 
 
 @inlined
+def _larger(a, slope_a, square_a, rest_a, b, slope_b, square_b, rest_b):
+    """Of two atoms the second if its gain is larger. Fractions are compared without a division."""
+    second = more_than(multiply(square_b, rest_a), multiply(square_a, rest_b))
+    slope, square = where(second, slope_b, slope_a), where(second, square_b, square_a)
+    return where(second, b, a), slope, square, where(second, rest_b, rest_a)
+
+
+@inlined
 def _best(problem, state, n_components, positive, ols):
     """The atom with the largest gain, its slope, what is left of it, and whether there is one.
 
-    Gains are compared as fractions, without a division.
+    Of each two atoms first: each comparison with the best so far waits for the one before.
     """
     kind, none = state.slope.dtype.type, zeros(state.slope)
-    one = splat(kind(1))
+    one, two = splat(kind(1)), splat(kind(2))
     least = splat(kind(0) if positive else kind(-np.inf))
     shares = 0 if ols else FEW
-    atom, slope, left, top, j = none, none, one, none, none
-    for i in range(n_components):
-        s, square, rest = _gain(problem, state, i, least, shares)
-        better = more_than(multiply(square, left), multiply(top, rest))
-        atom, slope = where(better, j, atom), where(better, s, slope)
-        left, top = where(better, rest, left), where(better, square, top)
-        j = add(j, one)
+    atom, slope, top, left, j = none, none, none, one, none
+    for i in range(0, n_components - 1, 2):
+        first = _gain(problem, state, i, least, shares)
+        second = _gain(problem, state, i + 1, least, shares)
+        winner = _larger(j, *first, add(j, one), *second)
+        atom, slope, top, left = _larger(atom, slope, top, left, *winner)
+        j = add(j, two)
+    if n_components % 2:
+        last = _gain(problem, state, n_components - 1, least, shares)
+        atom, slope, top, left = _larger(atom, slope, top, left, j, *last)
     if not ols:
         left = of_atom(state.left, 0, n_components, atom)
     return atom, slope, left, more_than(top, none)
@@ -138,9 +150,10 @@ def _spread(problem, state, t, n_components, atom, scale, height, resolution):
         v = multiply(v, scale)
         store(basis, (t * FEW + j) * WIDTH, v)
         left = subtract(load(state.left, j * WIDTH), multiply(v, v))
-        store(state.left, j * WIDTH, maximum(left, zeros(state.left)))  # below zero is rounding
+        rounding = splat(resolution * get(problem.lengths, j))
+        store(state.left, j * WIDTH, maximum(left, rounding))
         s = subtract(load(slope, j * WIDTH), multiply(height, v))
-        there = more_than(left, splat(resolution * get(problem.lengths, j)))
+        there = more_than(left, rounding)
         store(slope, j * WIDTH, where(there, s, zeros(slope)))
 
 
