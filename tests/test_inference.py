@@ -514,7 +514,7 @@ def test_copies_of_atoms_take_few_turns():
     for positive in (True, False):
         info = sparse_encode(X, D, positive_code=positive, **options)[1]
         assert info.converged.all()
-        assert np.median(info.n_iter) < 8 * 136
+        assert np.median(info.n_iter) < 4 * 136
 
 
 def test_codes_are_not_worse_than_zeros(monkeypatch):

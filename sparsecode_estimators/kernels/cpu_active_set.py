@@ -217,6 +217,17 @@ def most_violated(face, p, positive, tol):
     return e
 
 
+@inlined
+def _imprecision(face, k):
+    """By how much slopes of active atoms miss their penalties: rounding, which others have, too."""
+    slope, penalty, active = face.slope, face.penalty, face.active
+    worst = slope.dtype.type(0)
+    for i in range(k):
+        place = active[i]
+        worst = max(worst, abs(abs(slope[place]) - penalty[place]))
+    return worst
+
+
 @part
 def enlist(face, p, k, positive, tol, independent, most):
     """Make all violated candidates active at once, at most ``most``, then settle.
@@ -244,6 +255,8 @@ def enlist(face, p, k, positive, tol, independent, most):
 def descend(face, p, k, positive, tol, independent, max_steps):
     """Add the most violated candidate and settle, until none is violated by ``tol``.
 
+    Or by no more than active atoms are, which is rounding: their copies would take turns with them.
+
     The objective never rises and every set of active atoms is visited at most once but
     for rounding, so the end is exact (Osborne, Presnell & Turlach 2000; with positive
     codes Lawson & Hanson 1974). An atom that the active ones span, to a relative
@@ -259,7 +272,7 @@ def descend(face, p, k, positive, tol, independent, max_steps):
     steps = 0
     while steps < max_steps:
         e = most_violated(face, p, positive, tol)
-        if e < 0:
+        if e < 0 or abs(face.slope[e]) - face.penalty[e] <= _imprecision(face, k):
             break
         sign = face.slope.dtype.type(1 if face.slope[e] > 0 else -1)
         while True:

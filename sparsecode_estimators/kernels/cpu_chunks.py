@@ -31,9 +31,10 @@ def in_chunks(
     time have their own, those after each other the same: it takes as long as some rows do. A list
     ``free`` keeps them for the next call.
 
-    The pool lives for one call: nothing is left behind for a forked child to wait for.
+    The calling thread works, too: the system may begin two new ones on the same processor, where
+    they stay for milliseconds. They live for one call: nothing is left behind for a forked
+    child to wait for.
     """
-
     free = [] if free is None else free
 
     def call(chunk: np.ndarray) -> None:
@@ -52,13 +53,22 @@ def in_chunks(
         turns = -(-n // (size * threads))
         size = -(-n // (turns * threads))
     chunks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
-    if min(threads, len(chunks)) <= 1:
-        for chunk in chunks:
-            call(chunk)
+    rest = iter(chunks)
+
+    def work_off() -> None:
+        try:
+            for chunk in rest:
+                call(chunk)
+        finally:  # after an error or an interrupt no thread begins another
+            for _ in rest:
+                pass
+
+    others = min(threads, len(chunks)) - 1
+    if others < 1:
+        work_off()
         return
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for _ in pool.map(call, chunks):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(others) as pool:
+        futures = [pool.submit(work_off) for _ in range(others)]
+        work_off()  # one thread fewer to begin, which takes as long as some chunks
+    for future in futures:
+        future.result()
