@@ -237,6 +237,11 @@ def test_bad_arguments_of_sparse_encode(options, message):
         sparse_encode(X, D, **options)
 
 
+def test_sparse_encode_learns_no_dictionary():
+    with pytest.raises(ValueError, match=r"dictionary=None.*SparseCodingEncoder"):
+        sparse_encode(X, None, alpha=0.1)
+
+
 def test_exhaustive_search_names_its_limit():
     wide = planted(1, 8, 64, 3, seed=31)[2]
     message = r"all 8,303,632 supports of at most 5 of 64 atoms, and its limit is 200,000"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sklearn import config_context
 
 from .arrays import collect, read_codes, read_rows
 from .sparse_coding import SparseCodingEncoder
@@ -100,6 +99,11 @@ def sparse_encode(
     >>> sparse_encode(np.array([[3.0, 0.5, -2.0]]), D, alpha=1.0)
     array([[2., 0., 0.]])
     """
+    if dictionary is None:
+        raise ValueError(
+            "dictionary=None: give the atoms, an array of shape (n_components, n_features), or "
+            "learn them from X with SparseCodingEncoder."
+        )
     if (alpha is None) == (n_nonzero_coefs is None):
         raise ValueError(
             f"alpha={alpha!r} and n_nonzero_coefs={n_nonzero_coefs!r}: give exactly one of them, "
@@ -120,8 +124,7 @@ def sparse_encode(
     )
     coder._validate_params()
     rows = read_rows(coder, X, reset=True, device=device)
-    with config_context(skip_parameter_validation=True):  # done, and X has been looked through
-        coder.fit(rows.read(slice(0, 1)))
+    coder._fit_known(rows)
     encode = coder._encoder(rows)
     starts = _starts(init, rows, coder.n_components_, loops=encode.loops)
     with torch.no_grad():

@@ -124,6 +124,12 @@ class DictionaryLearner(BaseSparseCoder):
 
     def _read(self, X: Any, *, resume: bool) -> tuple[Rows, np.ndarray | None, np.ndarray | None]:
         """Rows, the known dictionary and the one to begin with, all checked."""
+        self._check(resume=resume)
+        rows = read_rows(self, X, reset=not resume, device=self.device)
+        return rows, *self._given(rows, resume=resume)
+
+    def _check(self, *, resume: bool) -> None:
+        """Whether parameters go together."""
         check_solver(
             self.solver,
             k_sparse=self.n_nonzero_coefs is not None,
@@ -141,7 +147,9 @@ class DictionaryLearner(BaseSparseCoder):
                 f"n_components={self.n_components}, but the fitted dictionary has "
                 f"{self.n_components_} atoms: set warm_start=False to start again, or the old size."
             )
-        rows = read_rows(self, X, reset=not resume, device=self.device)
+
+    def _given(self, rows: Rows, *, resume: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The known dictionary and the one to begin with, for these rows."""
         width = self.n_components_ if resume else self.n_components
         known = given_dictionary("dictionary", self.dictionary, rows, width)
         initial = given_dictionary("dict_init", self.dict_init, rows, width)
@@ -153,7 +161,14 @@ class DictionaryLearner(BaseSparseCoder):
                 + ("set warm_start=False." if resume else "clip it, np.maximum(dict_init, 0).")
             )
         self.device_ = str(rows.device)
-        return rows, known, initial
+        return known, initial
+
+    def _fit_known(self, rows: Rows) -> None:
+        """Fit with a known dictionary, parameters being valid and rows looked through."""
+        self._check(resume=False)
+        known, _ = self._given(rows, resume=False)
+        assert known is not None
+        self._take(known, rows)
 
     def _rules(self) -> Rules:
         return Rules(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -83,18 +84,22 @@ def pursuit(
 ) -> None:
     """Rows of float32 side by side; those that this leaves, and others, one at a time."""
     k, *others = options
-    problem, tables = few(atoms, np.zeros(len(atoms)), 0.0), lanes(atoms)
+    tables = lanes(atoms)
+    problem = cache(lambda: few(atoms, np.zeros(len(atoms)), 0.0))  # mostly no row asks for it
 
     def solve(chunk: np.ndarray, rooms: tuple[Any, Any]) -> np.ndarray:
         if rows.dtype == np.float32:
             given = (rows, tables, rooms[0], min(k, max_steps), *others, *out)
             chunk = _left(lane_pursuit, chunk, *given)
         if len(chunk):  # otherwise there is nothing to be compiled for
-            given = (rows, problem, rooms[1], *options, max_steps, *out)
+            given = (rows, problem(), rooms[1](), *options, max_steps, *out)
             chunk = _left(few_pursuit, chunk, *given)
         return chunk
 
-    _and_the_rest(solve, lambda: (abreast(tables), block(problem)), many, rows, out)
+    def room() -> tuple[Any, Callable[[], Any]]:
+        return abreast(tables), cache(lambda: block(problem()))
+
+    _and_the_rest(solve, room, many, rows, out)
 
 
 def _left(loops: Callable[..., int], chunk: np.ndarray, *given: Any) -> np.ndarray:
