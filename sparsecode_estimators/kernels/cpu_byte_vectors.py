@@ -16,6 +16,7 @@ from .cpu_vectors import WIDTH, spread
 
 ABREAST = 8  # atoms whose sums are in registers
 FUSED = has("avx512vnni") or has("avxvnni")  # products are added up in 32 bits at once
+PAIRED = FUSED and has("avx512vl")  # there are registers for the sums of two rows
 LARGEST = 127 if FUSED else 63  # four products with a row's byte, twice as large, fit in 16 bits
 ZERO = LARGEST + 1  # what stands for zero in rows
 

@@ -21,6 +21,7 @@ from .cpu_byte_vectors import (
     ABREAST,
     FUSED,
     LARGEST,
+    PAIRED,
     nothing,
     plus_products,
     put_bytes,
@@ -126,6 +127,49 @@ def round_rows(places, numbers, bytes_, abreast, zero, worth, sums, lost):
         worth[row], sums[row], lost[row] = _round(numbers, row, bytes_, start, abreast * LINE, zero)
 
 
+@inlined
+def _products(rows, at, bytes_, there, width):
+    """Of a row with the atoms of a block, each in a register."""
+    a = b = c = d = e = f = g = h = nothing()
+    for _ in range(0, width, LINE):
+        a = plus_products(a, rows, at, bytes_, there)
+        b = plus_products(b, rows, at, bytes_, there + LINE)
+        c = plus_products(c, rows, at, bytes_, there + 2 * LINE)
+        d = plus_products(d, rows, at, bytes_, there + 3 * LINE)
+        e = plus_products(e, rows, at, bytes_, there + 4 * LINE)
+        f = plus_products(f, rows, at, bytes_, there + 5 * LINE)
+        g = plus_products(g, rows, at, bytes_, there + 6 * LINE)
+        h = plus_products(h, rows, at, bytes_, there + 7 * LINE)
+        at += LINE
+        there += ABREAST * LINE
+    return totals(a, b, c, d, e, f, g, h)
+
+
+@inlined
+def _plus_both(a, b, rows, at, next_, bytes_, there):
+    return plus_products(a, rows, at, bytes_, there), plus_products(b, rows, next_, bytes_, there)
+
+
+@inlined
+def _products_of_two(rows, at, next_, bytes_, there, width):
+    """Of two rows, for which atoms are read once."""
+    a = b = c = d = e = f = g = h = nothing()
+    q = r = s = t = u = v = w = x = nothing()
+    for _ in range(0, width, LINE):
+        a, q = _plus_both(a, q, rows, at, next_, bytes_, there)
+        b, r = _plus_both(b, r, rows, at, next_, bytes_, there + LINE)
+        c, s = _plus_both(c, s, rows, at, next_, bytes_, there + 2 * LINE)
+        d, t = _plus_both(d, t, rows, at, next_, bytes_, there + 3 * LINE)
+        e, u = _plus_both(e, u, rows, at, next_, bytes_, there + 4 * LINE)
+        f, v = _plus_both(f, v, rows, at, next_, bytes_, there + 5 * LINE)
+        g, w = _plus_both(g, w, rows, at, next_, bytes_, there + 6 * LINE)
+        h, x = _plus_both(h, x, rows, at, next_, bytes_, there + 7 * LINE)
+        at += LINE
+        next_ += LINE
+        there += ABREAST * LINE
+    return totals(a, b, c, d, e, f, g, h), totals(q, r, s, t, u, v, w, x)
+
+
 @compiled
 def products(places, rows, units, bytes_, worth, sums, out):
     """Products of rows with all atoms.
@@ -141,24 +185,19 @@ def products(places, rows, units, bytes_, worth, sums, out):
     sums : int array of shape (n_components,)
     out : array of shape (n, n_components)
     """
-    n_components, width = out.shape[1], rows.shape[1]
+    n_components, width, count = out.shape[1], rows.shape[1], len(places)
     for block in range(bytes_.shape[0] // ABREAST):
-        j = _first(block, ABREAST, n_components)
-        for row in places:
-            at, there = row * width, block * ABREAST * width
-            a = b = c = d = e = f = g = h = nothing()
-            for _ in range(0, width, LINE):
-                a = plus_products(a, rows, at, bytes_, there)
-                b = plus_products(b, rows, at, bytes_, there + LINE)
-                c = plus_products(c, rows, at, bytes_, there + 2 * LINE)
-                d = plus_products(d, rows, at, bytes_, there + 3 * LINE)
-                e = plus_products(e, rows, at, bytes_, there + 4 * LINE)
-                f = plus_products(f, rows, at, bytes_, there + 5 * LINE)
-                g = plus_products(g, rows, at, bytes_, there + 6 * LINE)
-                h = plus_products(h, rows, at, bytes_, there + 7 * LINE)
-                at += LINE
-                there += ABREAST * LINE
-            all_ = totals(a, b, c, d, e, f, g, h)
+        j, there = _first(block, ABREAST, n_components), block * ABREAST * width
+        for t in range(0, count, 1 + PAIRED):
+            row = places[t]
+            if PAIRED:
+                next_ = places[min(t + 1, count - 1)]
+                all_, more = _products_of_two(
+                    rows, row * width, next_ * width, bytes_, there, width
+                )
+                write(out, next_ * n_components + j, more, sums, worth, j, units[next_])
+            else:
+                all_ = _products(rows, row * width, bytes_, there, width)
             write(out, row * n_components + j, all_, sums, worth, j, units[row])
 
 
