@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -390,20 +391,33 @@ def test_threads_have_as_many_rows(monkeypatch, threads, n, size):
         assert lengths == [n] * (n > 0)
 
 
-def test_an_interrupt_gets_through(monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_an_interrupt_gets_through(monkeypatch, threads):
     calls = []
 
     def interrupted(chunk):
         calls.append(len(chunk))
-        time.sleep(0.02)  # else others finish before the main thread is woken on a busy machine
         raise KeyboardInterrupt
 
-    for threads in (1, 2):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        calls.clear()
-        with pytest.raises(KeyboardInterrupt):
-            cpu_chunks.in_chunks(interrupted, 1000, 10)
-        assert len(calls) <= threads + 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    with pytest.raises(KeyboardInterrupt):
+        cpu_chunks.in_chunks(interrupted, 1000, 10)
+    assert len(calls) <= threads
+
+
+def test_an_error_in_another_thread_ends_the_call(monkeypatch):
+    calls, main = [], threading.get_ident()
+
+    def failing(chunk):
+        calls.append(len(chunk))
+        if threading.get_ident() != main:
+            raise ValueError("rows that fail")
+        time.sleep(0.01)  # so that the other thread begins
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(ValueError, match="rows that fail"):
+        cpu_chunks.in_chunks(failing, 10_000, 10)
+    assert len(calls) < 900
 
 
 def test_without_numba_the_definition_serves(monkeypatch):
