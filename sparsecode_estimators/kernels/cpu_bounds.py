@@ -9,15 +9,17 @@ import numpy as np
 from .cpu_gather import products_with
 from .cpu_jit import inlined, part
 from .cpu_room import space
-from .cpu_select import kth_largest
 from .cpu_vectors import (
     WIDTH,
     absolute,
+    at_least,
     bits,
     get,
+    how_many,
     largest,
     load,
     lowest,
+    maximum,
     more_than,
     plus,
     splat,
@@ -27,6 +29,7 @@ from .cpu_vectors import (
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.35  # atoms are violated by at least this share of the worst violation
 POOL = 64  # about as many atoms are looked at, of all those that may be violated
+HALVES = 24  # most steps of the search for a cut, which takes about ten
 ROOM = 256  # if no more than so many may be, all of them are looked at
 
 
@@ -39,8 +42,6 @@ class Looked(NamedTuple):
         Penalties; infinite for atoms that are candidates already.
     top : array
         The worst violation of each ``WIDTH`` atoms, and what is always less at the end.
-    order : array
-        Scratch, of the same shape.
     near : int array of shape (ROOM + WIDTH,)
         Atoms whose slopes are computed.
     slope : array of shape (ROOM + WIDTH,)
@@ -53,7 +54,6 @@ class Looked(NamedTuple):
 
     threshold: np.ndarray
     top: np.ndarray
-    order: np.ndarray
     near: np.ndarray
     slope: np.ndarray
     violated: np.ndarray
@@ -68,7 +68,6 @@ def new_looked(penalty, longest):
     return Looked(
         space(len(penalty), penalty.dtype),
         top,
-        top.copy(),
         space(room, np.int64),
         space(room, penalty.dtype),
         space(room, np.int64),
@@ -135,6 +134,31 @@ def _above(slopes, start, lengths, reach, share, cut, positive, looked):
 
 
 @part
+def _cut(looked, k):
+    """A number that the worst violations of about ``k`` groups are above.
+
+    By halving, without the branches of a sort, of which half are not foreseen.
+    """
+    top = looked.top
+    best = load(top, 0)
+    for begin in range(WIDTH, len(top), WIDTH):
+        best = maximum(best, load(top, begin))
+    low, high = top.dtype.type(-looked.dearest), largest(best)
+    half = top.dtype.type(0.5)
+    for _ in range(HALVES):
+        middle, count = half * (low + high), 0
+        for begin in range(0, len(top), WIDTH):
+            count += how_many(bits(at_least(load(top, begin), splat(middle))))
+        if count < k:
+            high = middle
+        else:
+            low = middle
+        if count == k:
+            break
+    return low
+
+
+@part
 def most_violated(slopes, start, lengths, least, positive, looked):
     """Write the atoms that are violated most if the slopes are exact; how many."""
     number = slopes.dtype.type
@@ -177,9 +201,7 @@ def look(slopes, start, lengths, reach, share, cut, residual, D, positive, looke
     if not all_:
         if cut == 0:
             groups = len(looked.threshold) // WIDTH
-            for g in range(groups):
-                looked.order[g] = looked.top[g]
-            cut = kth_largest(looked.order, groups, min(groups, POOL - POOL // 8))
+            cut = _cut(looked, min(groups, POOL - POOL // 8))
         n = _above(slopes, start, lengths, zero, number(1), cut, positive, looked)
     products_with(residual, 0, D, looked.near, n, looked.slope)
     return n, all_, cut
