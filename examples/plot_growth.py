@@ -4,7 +4,7 @@ How the time of a row grows
 
 The lasso at alpha .1 with non-negative codes, on one thread, beside SPAMS: what a row takes when
 there are more rows, atoms, features or active atoms. Nothing is timed here. The numbers are those
-that ``benchmarks/growth.py`` has written, on a machine that others used.
+that ``benchmarks/growth.py`` has written, on a machine that is shared with others.
 """
 
 # %%
@@ -46,7 +46,7 @@ plt.show()
 # %%
 # - Rows: both have a price that is paid once, such as that of the Gram matrix.
 #   Few rows bear more of it.
-# - Atoms: level with SPAMS at 64. From there the time of ours grows more slowly, up to 4,096
-#   atoms. Beyond, no Gram matrix is made, and the step to 8,000 is the steeper for ours.
-# - Features: few of them are dear for both, and there SPAMS is closest.
-# - Active atoms: forty take four times as long as twenty, or longer, for both. The lead stays.
+# - Atoms: SPAMS is closest at 64. From there the time of ours grows more slowly, also beyond
+#   4,096 atoms, where no Gram matrix is made.
+# - Features: few of them are dear for both. The lead is largest in the middle.
+# - Active atoms: forty take about three times as long as twenty, for both. The lead grows.

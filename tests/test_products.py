@@ -123,6 +123,7 @@ class TestBytes:
             torch.set_num_threads(1)
         np.testing.assert_allclose(again, found, rtol=1e-6)
 
+    # without VNNI the tests above are those of AVX2's instructions already
     @pytest.mark.skipif(not cpu_byte_vectors.FUSED, reason="this processor has no VNNI anyway")
     def test_processors_without_vnni_are_served(self):
         """All tests of bytes once more, compiled for such a processor."""

@@ -32,7 +32,7 @@ def in_chunks(
     ``free`` keeps them for the next call.
 
     The calling thread works, too: the system may begin two new ones on the same processor, where
-    they stay for milliseconds. They live for one call: nothing is left behind for a forked
+    they stay for milliseconds. The others live for one call: nothing is left behind for a forked
     child to wait for.
     """
     free = [] if free is None else free
