@@ -7,7 +7,7 @@ from problems import objective, planted
 from sklearn import clone
 from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
 
-from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, sparse_encode
+from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, kernels, sparse_encode
 from sparsecode_estimators.estimators import arrays, learned
 from sparsecode_estimators.learning import dictionary
 from sparsecode_estimators.learning.atoms import ATOM_UPDATES, initial_dictionary
@@ -143,7 +143,7 @@ def test_every_rule_recovers(rule):
 def test_every_make_of_the_codes_recovers(monkeypatch, batch_size, compiled):
     """Where compiled loops do not serve, proximal steps find the same dictionary."""
     if not compiled:
-        monkeypatch.setattr(dictionary, "suits", lambda X, D: False)
+        monkeypatch.setattr(kernels, "accelerated", lambda D: False)
     X, _, D = planted(600, 10, 12, 2, seed=88, noise=0.0)
     options = {"n_init": 4, "batch_size": batch_size, "random_state": 0, "max_iter": 60}
     coder = SparseCodingEncoder(12, **options).fit(X)

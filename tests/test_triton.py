@@ -256,7 +256,7 @@ def test_the_definition_serves_where_triton_fails(failure, monkeypatch):
     monkeypatch.setattr(kernels, "fused", lambda name, device: found)
     row = SimpleNamespace(device=torch.device("cuda", 0))
     assert kernels._make(row, torch.zeros(16, 3)) is reference
-    assert not kernels.accelerated(row, torch.zeros(16, 3))
+    assert not kernels.accelerated(torch.zeros(16, 3))
 
 
 AHEAD = """
@@ -317,7 +317,7 @@ class TestOnTheDevice:
 
     def test_auto_takes_the_kernel(self, n_features, n_components, positive, dtype):
         X, D = tensors(500, n_features, n_components, 3, seed=99, positive=positive, dtype=dtype)
-        assert kernels.accelerated(X, D)
+        assert kernels.accelerated(D)
         codes, info = sparse_encode(X, D, alpha=0.05, positive_code=positive, return_info=True)
         assert codes.device == X.device
         assert info.converged.all()

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from numbers import Integral
 from operator import index as as_integer
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .checks import check_integer
 from .store_files import DTYPES, MANIFEST, Manifest, check_free, checked_metadata, checksum
 from .store_reader import StoredRows, row_numbers
 from .store_writer import StoreWriter
@@ -148,12 +148,12 @@ class ActivationStore:
         OSError
             If the folder cannot be made.
         """
-        _check_count("n_features", n_features)
+        check_integer("n_features", n_features, 1)
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is unknown; choose one of {list(DTYPES)}.")
         if rows_per_shard is None:
             rows_per_shard = max(1, _SHARD_BYTES // (n_features * (4 if dtype == "float32" else 2)))
-        _check_count("rows_per_shard", rows_per_shard)
+        check_integer("rows_per_shard", rows_per_shard, 1)
         manifest = Manifest(
             dtype, int(n_features), int(rows_per_shard), None, checked_metadata(metadata)
         )
@@ -293,10 +293,3 @@ class ActivationStore:
                     "choose another path."
                 )
         return self
-
-
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}.")
-    if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1.")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -46,6 +47,13 @@ def auto_alpha(
     n = max(LEAST_ROWS, ALPHA_WORK // D.numel())
     X = X[:: -(-len(X) // n)]
     return fraction * alpha_max(X, D, positive=positive, weights=weights).median().item()
+
+
+def thawed(estimator: Any) -> Any:
+    """What is inside of a ``FrozenEstimator``, or what is none."""
+    while isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    return estimator
 
 
 class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -11,8 +11,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from .. import kernels
 from ..inference import SOLVERS, Atoms, Solution, choose, solve
-from ..inference.working_set import suits
 
 
 class EncodeInfo(NamedTuple):
@@ -155,9 +155,8 @@ class Coder:
     def loops(self) -> bool:
         """Whether codes come from compiled loops, for which batches may be large."""
         k_sparse = self.k is not None
-        D, tol = self.D, self.tol
-        name = choose(self.solver, D, D, k_sparse=k_sparse, warm=False, tol=tol)
-        return SOLVERS[name].loops and suits(D, D)
+        name = choose(self.solver, self.D, k_sparse=k_sparse, warm=False, tol=self.tol)
+        return SOLVERS[name].loops and kernels.accelerated(self.D)
 
     def info(self) -> EncodeInfo:
         """Certificates of all batches so far."""

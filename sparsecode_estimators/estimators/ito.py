@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..inference import SOLVERS
 from .arrays import Rows, optional_tensor, read_rows, to_array, to_shared, to_tensor
-from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, Encode, auto_alpha
-from .coding import Coder, check_solver
-from .validation import Interval, StrOptions, _fit_context, given_dictionary, given_weights
+from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, Encode, auto_alpha, thawed
+from .coding import Coder, EncodeInfo, check_solver
+from .given import given_dictionary, given_weights
+from .validation import Interval, StrOptions, _fit_context
 
 
 class ITORefiner(BaseSparseCoder):
@@ -222,8 +223,7 @@ class ITORefiner(BaseSparseCoder):
         return self._inner()
 
     def _inner(self) -> Any:
-        fitted = getattr(self, "estimator_", None)
-        return fitted.estimator if isinstance(fitted, FrozenEstimator) else fitted
+        return thawed(getattr(self, "estimator_", None))
 
     @staticmethod
     def _dictionary(known: np.ndarray | None, inner: Any) -> np.ndarray:
@@ -316,6 +316,10 @@ class _Refine:
     @property
     def loops(self) -> bool:
         return self.coder.loops
+
+    def info(self) -> EncodeInfo:
+        """What the solver says of all batches so far."""
+        return self.coder.info()
 
     def __call__(self, x: Tensor) -> Tensor:
         start = None if self.starter is None else self.starter(x)

@@ -31,7 +31,8 @@ from ..learning.online import (
 from .arrays import Rows, optional_tensor, read_rows, to_array, to_shared, to_tensor
 from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, auto_alpha, make_generator
 from .coding import check_solver
-from .validation import _fit_context, given_dictionary, given_weights
+from .given import given_dictionary, given_weights
+from .validation import _fit_context
 
 
 def _from_moments(estimator: Any) -> bool:

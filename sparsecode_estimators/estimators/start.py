@@ -17,8 +17,8 @@ from ..learning.centres import CENTRES
 from ..learning.encoders import LENGTH_ROWS, Inputs, SparseAutoencoder, fit_length_
 from .arrays import to_tensor
 from .base import SAMPLE_ROWS, auto_alpha
+from .given import given_dictionary
 from .sources import Sources
-from .validation import given_dictionary
 
 # rows of a regression at the start: most and least, and multiplications between them
 MOST_ROWS, LEAST_ROWS, WORK = 8192, 1024, 2**34

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import sklearn
 import torch
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from ..estimators.arrays import Rows
+from ..estimators.base import thawed
 from .files import read_json, read_safetensors, write_folder, write_json, write_safetensors
 from .values import Packer, unpack
 
@@ -158,8 +158,7 @@ def load(path: str | os.PathLike) -> Any:
 
 def _check_whole(estimator: Any) -> None:
     """Encode a row of zeros, for which everything that codes depend on has to be there."""
-    if isinstance(estimator, FrozenEstimator):
-        return _check_whole(estimator.estimator)
+    estimator = thawed(estimator)
     check_is_fitted(estimator)
     n_components, n_features = estimator.components_.shape
     # rows of a transcoder are of another width than what its atoms are parts of

@@ -9,9 +9,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from ..estimators.base import thawed
 from ..estimators.sae import SAEEncoder
 from . import dictionary_learning, gemma_scope, native, saelens, sparsify
 from .files import write_folder
@@ -284,7 +284,7 @@ def export(
         raise ValueError(
             f"format={format!r} cannot be written: choose {', '.join(map(repr, writers))}."
         )
-    inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    inner = thawed(estimator)
     if not isinstance(inner, SAEEncoder):
         raise TypeError(
             f"estimator is a {type(inner).__name__}, but only an SAEEncoder is an SAE as others "

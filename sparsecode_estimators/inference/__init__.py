@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .. import kernels
 from .adam import adam
 from .exhaustive import l0
 from .fista import fista
@@ -24,7 +25,7 @@ from .problem import Atoms, KSparse, Lasso, alpha_max
 from .replacement import omp_replacement
 from .solution import Solution
 from .stagewise import stagewise
-from .working_set import suits, working_set
+from .working_set import working_set
 
 __all__ = [
     "SOLVERS",
@@ -95,9 +96,7 @@ SOLVERS = {
 }
 
 
-def choose(
-    solver: str, X: Tensor, D: Tensor, *, k_sparse: bool, warm: bool, tol: float | None
-) -> str:
+def choose(solver: str, D: Tensor, *, k_sparse: bool, warm: bool, tol: float | None) -> str:
     """Name of the solver that ``"auto"`` stands for; any other name is returned as it is.
 
     For the lasso ``"working_set"`` where loops or kernels made for the device serve, ``"fista"``
@@ -106,7 +105,7 @@ def choose(
     if solver != "auto":
         return solver
     if not k_sparse:
-        return "working_set" if tol is not None and suits(X, D) else "fista"
+        return "working_set" if tol is not None and kernels.accelerated(D) else "fista"
     return "omp_replacement" if warm else "omp"
 
 
@@ -160,9 +159,8 @@ def solve(
     -------
     Solution
     """
-    name = choose(
-        solver, X, D, k_sparse=n_nonzero_coefs is not None, warm=codes is not None, tol=tol
-    )
+    k_sparse, warm = n_nonzero_coefs is not None, codes is not None
+    name = choose(solver, D, k_sparse=k_sparse, warm=warm, tol=tol)
     chosen = SOLVERS[name]
     start = X.new_zeros(len(X), len(D)) if codes is None and not chosen.cold else codes
     problem: KSparse | Lasso

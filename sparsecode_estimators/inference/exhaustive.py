@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.least_squares import GATHER_LIMIT
+from ..kernels.tolerances import INDEPENDENT
 from .least_squares import refit
 from .problem import KSparse
 from .solution import Solution, finish_k_sparse
@@ -74,7 +75,7 @@ def _best_of(
     gram = atoms @ atoms.mT
     size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
     # damped, so that atoms that depend on each other explain a hair less, never more
-    damping = torch.finfo(gram.dtype).eps ** 0.7 * size.expand(-1, gram.shape[1])
+    damping = torch.finfo(gram.dtype).eps ** INDEPENDENT * size.expand(-1, gram.shape[1])
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + torch.diag_embed(damping)))
     c = correlations[:, supports]
     values = torch.einsum("nmi,mij->nmj", c, inverse)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.least_squares import top_support
+from ..kernels.tolerances import INDEPENDENT
 from .double import finish
 from .fista import fista
 from .problem import Lasso, alpha_max
@@ -195,7 +196,7 @@ class _Front:
         gram = atoms @ atoms.mT
         size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
         size = size.clamp(min=torch.finfo(gram.dtype).tiny)
-        damping = torch.where(valid, torch.finfo(gram.dtype).eps ** 0.7 * size, size)
+        damping = torch.where(valid, torch.finfo(gram.dtype).eps ** INDEPENDENT * size, size)
         gram = gram + problem.ridge * torch.diag_embed(valid.to(gram))
         factor, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))
         wanted = ((self.weights * self.signs).gather(1, indices) * valid).unsqueeze(2)

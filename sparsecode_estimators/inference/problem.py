@@ -116,13 +116,13 @@ class KSparse(Problem):
         Exact, or rounded where that is faster; ``rule`` says how atoms are chosen.
         """
         n, n_components = self.shape
-        if not kernels.accelerated(self.X, self.D):
+        if not kernels.accelerated(self.D):
             return None
         if self.atoms.has_gram:
             return self.atoms.gram
         if not kernels.gram_pays(n, n_components, self.D.shape[1], k=self.k, rule=rule):
             return None
-        rounded = kernels.rounded_gram_serves(self.X, self.D)
+        rounded = kernels.rounded_gram_serves(self.D)
         return self.atoms.rounded_gram if rounded else self.atoms.gram
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.least_squares import GATHER_LIMIT
+from ..kernels.tolerances import FLOOR, INDEPENDENT
 from .problem import Problem
 
 
@@ -17,7 +18,7 @@ def largest_entries(codes: Tensor, k: int) -> Tensor:
 
 def rounding_floor(problem: Problem, rows: Tensor) -> Tensor:
     """Below this a residual's product with a unit atom is rounding, shape (n,)."""
-    return 10 * torch.finfo(problem.X.dtype).eps * problem.X[rows].norm(dim=1)
+    return FLOOR * torch.finfo(problem.X.dtype).eps * problem.X[rows].norm(dim=1)
 
 
 def minimise_on_support(
@@ -69,7 +70,7 @@ def _newton(
     atoms = atoms * valid.unsqueeze(2)
     gram = atoms @ atoms.mT
     size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny)
-    damping = torch.where(valid, torch.finfo(X.dtype).eps ** 0.7 * size + ridge, size)
+    damping = torch.where(valid, torch.finfo(X.dtype).eps ** INDEPENDENT * size + ridge, size)
     residual = X - (values.unsqueeze(1) @ atoms).squeeze(1)
     descent = (atoms @ residual.unsqueeze(2)).squeeze(2) - (shift + ridge * values) * valid
     factor, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))

@@ -11,14 +11,8 @@ from .homotopy import homotopy
 from .problem import Lasso
 from .solution import Solution, from_kernel
 
-LARGEST_GRAM = 2**12  # atoms beyond which the Gram matrix is not worth its price
 # atoms added to a row for each feature, after which it goes in circles
 LAPS = {torch.float32: 8, torch.float64: 16}
-
-
-def suits(X: Tensor, D: Tensor) -> bool:
-    """Whether this solver is the fastest known for such a problem."""
-    return kernels.accelerated(X, D)
 
 
 def working_set(
@@ -83,7 +77,7 @@ def _kernel(
     return kernels.working_set(
         problem.X[rows],
         problem.D,
-        problem.atoms.gram if pays and n_components <= LARGEST_GRAM else None,
+        problem.atoms.gram if pays else None,
         problem.penalty,
         ridge=problem.ridge,
         positive=problem.positive,

@@ -1,10 +1,10 @@
 """Where latents fire: statistics and stretches of text, collected in one pass over the codes."""
 
-from numbers import Integral
 from typing import Any
 
 from sklearn.utils import check_random_state
 
+from ..datasets.checks import check_integer
 from .collector import Collector
 from .corpus import Corpus
 from .latents import Context, LatentContexts
@@ -109,7 +109,7 @@ def collect_contexts(
         ("n_before", n_before, 0),
         ("n_after", n_after, 0),
     ):
-        _check_count(name, value, low)
+        check_integer(name, value, low)
     corpus = Corpus(tokens, document_ids, decode)
     seeds = check_random_state(random_state).randint(2**31, size=3)
     collector = None
@@ -129,10 +129,3 @@ def collect_contexts(
     if collector is None:
         raise ValueError("codes has no rows; give at least one.")
     return LatentContexts(collector, n_quantiles=n_quantiles, n_per_quantile=n_per_quantile)
-
-
-def _check_count(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}.")
-    if value < low:
-        raise ValueError(f"{name}={value} must be at least {low}.")

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
+from ..estimators.base import thawed
 from ..metrics.inputs import as_codes
 
 _BLOCK = 2**20  # non-zeros and rows of a block: some 100 MB of working memory
@@ -62,9 +62,8 @@ def iter_codes(estimator: Any, X: Any, *, n_rows: int | None = None) -> Iterator
     twin = copy.deepcopy(estimator)  # so that nothing is set on the caller's
     if hasattr(twin, "set_output"):
         twin.set_output(transform="default")
-    last = twin[-1] if isinstance(twin, Pipeline) else twin
-    while isinstance(last, FrozenEstimator):  # which lets no parameter of its own twin be set
-        last = last.estimator
+    # a frozen one lets no parameter of its own twin be set
+    last = thawed(twin[-1] if isinstance(twin, Pipeline) else twin)
     if hasattr(last, "sparse_output"):
         last.set_params(sparse_output=True)
     step = n_rows or _ROWS

@@ -32,8 +32,9 @@ __all__ = [
     "working_set",
 ]
 
-FEW = 64  # atoms whose Gram matrix fits in the registers that work on one row
+FEW_ATOMS = 64  # whose Gram matrix fits in the registers that work on one row
 LARGEST_GRAM = 2**14  # atoms beyond which the Gram matrix takes too much memory
+LARGEST_LASSO_GRAM = 2**12  # and is not worth its price for the lasso
 ROUNDING = 1e-14  # of an energy of 1 in double precision, after some operations
 MEDIUM_GRAM = 2**11  # atoms up to which it is made for stages and exchanges
 SMALL_GRAM = 2**10  # atoms up to which it is made even for one row of k-sparse codes
@@ -44,19 +45,19 @@ DEPTH = 0.2  # of the largest one at a look, down to which stages go on without 
 _compiled = partial(compiled_loops, "cpu")
 
 
-def _make(X: Tensor, D: Tensor) -> ModuleType:
-    """What solves such a problem fastest."""
+def _make(D: Tensor) -> ModuleType:
+    """What solves for codes of these atoms fastest."""
     made = None
-    if X.device.type == "cpu":
+    if D.device.type == "cpu":
         made = _compiled()
-    elif X.device.type == "cuda" and len(D) <= FEW:
-        made = fused("cuda", X.device)
+    elif D.device.type == "cuda" and len(D) <= FEW_ATOMS:
+        made = fused("cuda", D.device)
     return made or reference
 
 
-def accelerated(X: Tensor, D: Tensor) -> bool:
-    """Whether loops or kernels made for the device solve such a problem."""
-    return _make(X, D) is not reference
+def accelerated(D: Tensor) -> bool:
+    """Whether loops or kernels made for the device solve for codes of these atoms."""
+    return _make(D) is not reference
 
 
 def working_set(
@@ -95,7 +96,7 @@ def working_set(
     if ridge and gram is not None:
         gram = gram.clone()
         gram.diagonal().add_(ridge)
-    return _make(X, D).working_set(
+    return _make(D).working_set(
         X, D, gram, penalty, ridge=ridge, positive=positive, start=start, max_steps=max_steps
     )
 
@@ -159,7 +160,8 @@ def gram_pays(n: int, n_components: int, n_features: int, *, k: int = 1, rule: s
     rule : {"lasso", "omp", "ols", "stages"}
     """
     if rule == "lasso":
-        return n_components <= FEW or n_components**2 * n_features <= LASSO_ROW * n
+        cheap = n_components <= FEW_ATOMS or n_components**2 * n_features <= LASSO_ROW * n
+        return n_components <= LARGEST_LASSO_GRAM and cheap
     if rule == "stages":
         return n_components <= MEDIUM_GRAM
     if n_components <= SMALL_GRAM:
@@ -168,14 +170,14 @@ def gram_pays(n: int, n_components: int, n_features: int, *, k: int = 1, rule: s
     return n_components <= LARGEST_GRAM and worth[rule] >= n_components
 
 
-def rounded_gram_serves(X: Tensor, D: Tensor) -> bool:
+def rounded_gram_serves(D: Tensor) -> bool:
     """Whether :func:`pursuit` is faster with a Gram matrix in bfloat16, its making included.
 
     Choosing atoms by it and computing the best few exactly takes a little longer than sums of
     exact numbers; the matrix is made several times as fast.
     """
-    compiled = X.device.type == "cpu" and X.dtype == torch.float32 and accelerated(X, D)
-    return compiled and len(D) > SMALL_GRAM and rounded.is_faster(X.device)
+    compiled = D.device.type == "cpu" and D.dtype == torch.float32 and accelerated(D)
+    return compiled and len(D) > SMALL_GRAM and rounded.is_faster(D.device)
 
 
 def rounded_gram(D: Tensor) -> Tensor:
@@ -224,7 +226,7 @@ def pursuit(
     Answer
     """
     served = gram is not None and (X.device.type == "cpu" or start is None)
-    return (_make(X, D) if served else reference).pursuit(
+    return (_make(D) if served else reference).pursuit(
         X, D, gram, k=k, positive=positive, rule=rule, start=start, max_steps=max_steps
     )
 
@@ -271,8 +273,8 @@ def replacement(
         ``n_iter`` counts the exchanges that were made: a row with fewer than ``max_steps`` has
         reached its end.
     """
-    served = X.device.type == "cpu" and accelerated(X, D)
-    make = _make(X, D) if served else reference_replacement
+    served = D.device.type == "cpu" and accelerated(D)
+    make = _make(D) if served else reference_replacement
     tol = max(tol, ROUNDING)
     return make.replacement(
         X, D, gram, k=k, positive=positive, start=start, max_steps=max_steps, tol=tol
@@ -314,8 +316,8 @@ def stages(
     Answer
         ``n_iter`` counts stages and exchanges.
     """
-    served = X.device.type == "cpu" and accelerated(X, D)
-    make = _make(X, D) if served else reference_stages
+    served = D.device.type == "cpu" and accelerated(D)
+    make = _make(D) if served else reference_stages
     tol = max(tol, ROUNDING)
     return make.stages(
         X, D, gram, k=k, positive=positive, share=share, depth=depth, max_steps=max_steps, tol=tol

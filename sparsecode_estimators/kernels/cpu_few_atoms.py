@@ -24,6 +24,7 @@ from .cpu_vectors import (
     subtract,
     zeros,
 )  # fmt: skip
+from .tolerances import INDEPENDENT
 
 TOL = 2  # an atom is violated by more than this many roundings of the largest product,
 SURE = 4 * TOL  # and, if the active ones span it, by more than so many
@@ -205,7 +206,7 @@ def few_atoms(
         How many rows are left.
     """
     kind = state.slope.dtype.type
-    tol, independent, width = kind(TOL * eps), kind(eps**0.7), problem.penalty.shape[0]
+    tol, independent, width = kind(TOL * eps), kind(eps**INDEPENDENT), problem.penalty.shape[0]
     n_left = 0
     for start in range(0, len(rows), BLOCK):
         busy = min(BLOCK, len(rows) - start)
@@ -231,5 +232,5 @@ def few_atoms(
                 left[n_left] = row
                 n_left += 1
             else:
-                conclude(X, row, problem, state, r, width, ridge, positive, eps, codes, gap, energy)
+                conclude(X, row, problem, state, r, width, ridge, positive, codes, gap, energy)
     return n_left

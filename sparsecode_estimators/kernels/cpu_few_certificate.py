@@ -39,7 +39,7 @@ def _products(problem, state, r, k, width):
 
 
 @inlined
-def polish(problem, state, r, k, width, eps):
+def polish(problem, state, r, k, width):
     """Newton steps from the exact products: ``exact`` then holds the codes, ``found`` theirs.
 
     One is enough but where atoms are nearly dependent.
@@ -81,7 +81,7 @@ def _worst_ratio(problem, found, width, positive):
 
 
 @inlined
-def conclude(X, row, problem, state, r, width, ridge, positive, eps, codes, gap, energy):
+def conclude(X, row, problem, state, r, width, ridge, positive, codes, gap, energy):
     r"""Write the codes of a row, their gap and the energy of its residual.
 
     With q = ``xDᵀ`` and g the products with the residual, less ρs,
@@ -91,7 +91,7 @@ def conclude(X, row, problem, state, r, width, ridge, positive, eps, codes, gap,
     """
     k = state.size[r]
     found, exact, penalty = state.found, state.exact, problem.exact_penalty
-    polish(problem, state, r, k, width, eps)
+    polish(problem, state, r, k, width)
     whole = 0.0
     for m in range(X.shape[1]):
         whole += np.float64(X[row, m]) * np.float64(X[row, m])

@@ -25,8 +25,7 @@ from .cpu_vectors import (
     where,
     zeros,
 )
-
-FLOOR = 10  # slopes of a row of length 1 below so many roundings are rounding
+from .tolerances import FLOOR, RESOLUTION
 
 
 @inlined
@@ -83,12 +82,12 @@ def _add(problem, state, r, width, positive, ols, floor, resolution):
 
 
 @inlined
-def _conclude(row, length, problem, state, r, width, eps, codes, energy):
+def _conclude(row, length, problem, state, r, width, codes, energy):
     """Write the codes of a row, refitted in double precision, and the energy of its residual."""
     k, mine = state.size[r], r * DEPTH
     for i in range(k):
         state.sign[mine + i] = 1 if get(state.code, mine + i) > 0 else -1
-    polish(problem, state, r, k, width, eps)
+    polish(problem, state, r, k, width)
     share = 1.0
     for i in range(k):
         e, value = get(state.atom, mine + i), get(state.exact, i)
@@ -122,7 +121,7 @@ def few_pursuit(
         How many rows are left.
     """
     kind, width = state.slope.dtype.type, problem.penalty.shape[0]
-    floor, resolution = kind(FLOOR * eps * FLOOR * eps), kind(eps**0.5)
+    floor, resolution = kind(FLOOR * eps * FLOOR * eps), kind(eps**RESOLUTION)
     n_left = 0
     for start in range(0, len(rows), BLOCK):
         busy = min(BLOCK, len(rows) - start)
@@ -153,5 +152,5 @@ def few_pursuit(
                 left[n_left] = row
                 n_left += 1
             else:
-                _conclude(row, state.length[r], problem, state, r, width, eps, codes, energy)
+                _conclude(row, state.length[r], problem, state, r, width, codes, energy)
     return n_left

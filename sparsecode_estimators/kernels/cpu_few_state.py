@@ -73,9 +73,11 @@ class Block(NamedTuple):
     before : array of shape (DEPTH,)
         Codes before a step.
     found : float64 array of shape (FEW,)
+        Products of all atoms with the residual of a row that is being finished.
     exact : float64 array of shape (DEPTH,)
+        Its codes.
     wanted : array of shape (DEPTH,)
-        Room for :func:`conclude`.
+        Scratch of :func:`~.cpu_few_certificate.polish`: errors of the active atoms' products.
     """
 
     products: np.ndarray

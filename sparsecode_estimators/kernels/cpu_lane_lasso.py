@@ -81,7 +81,7 @@ def _most_violated(problem, state, t, width, turned):
 
 
 @inlined
-def _span(problem, state, t, width, e):
+def _span(state, t, width, e):
     """The mix of active atoms that comes nearest to the newcomer.
 
     Returns its squared length, and the slope of the newcomer.
@@ -122,7 +122,7 @@ def _enter(problem, state, t, width, best):
     some = more_than(best, limit)
     e = where(some, tag(best), none)
     length = look_up(problem.lengths, 0, width, e)
-    spanned, slope = _span(problem, state, t, width, e)
+    spanned, slope = _span(state, t, width, e)
     left = subtract(length, spanned)
     enough = more_than(left, multiply(splat(kind(SPANNED)), length))
     lost = where(enough, none, where(some, one, none))

@@ -31,8 +31,7 @@ from .cpu_vectors import (
     where,
     zeros,
 )
-
-FLOOR = 10  # slopes of a row of length 1 below so many roundings are rounding
+from .tolerances import FLOOR, RESOLUTION
 
 
 @inlined
@@ -238,7 +237,7 @@ def lane_pursuit(rows, left, X, problem, state, most, positive, ols, eps, codes,
         How many rows are left.
     """
     kind, n_features, n_components = state.x.dtype.type, X.shape[1], codes.shape[1]
-    floor, resolution = kind(FLOOR * eps * FLOOR * eps), kind(eps**0.5)
+    floor, resolution = kind(FLOOR * eps * FLOOR * eps), kind(eps**RESOLUTION)
     n_left = 0
     for start in range(0, len(rows), WIDTH):
         busy = min(WIDTH, len(rows) - start)

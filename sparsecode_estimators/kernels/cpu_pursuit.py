@@ -8,7 +8,6 @@ from .cpu_all_atoms import CHOSEN, best_listed, new_field
 from .cpu_jit import compiled, inlined
 from .cpu_room import space
 from .cpu_support import (
-    FLOOR,
     choose,
     extend,
     finish,
@@ -19,6 +18,7 @@ from .cpu_support import (
     settle,
     spread_sum,
 )
+from .tolerances import FLOOR, RESOLUTION
 
 
 @inlined
@@ -60,7 +60,7 @@ def room_for(X, gram, lengths, most, positive, ols, eps):
     """What :func:`pursuit` works in; arguments are as there."""
     shortest = lengths.min()
     # what is useful in the best case; with atoms of other lengths _enter looks closer
-    floor, least = FLOOR * eps * np.sqrt(shortest), eps**0.5 * shortest if ols else 0.0
+    floor, least = FLOOR * eps * np.sqrt(shortest), eps**RESOLUTION * shortest if ols else 0.0
     field = new_field(X, gram.shape[1], floor, least, positive)
     whole = (lengths if ols else np.ones_like(lengths)).astype(X.dtype)
     return new_support(most + 1, X), field, whole, space(X.shape[1])

@@ -10,7 +10,6 @@ from .cpu_jit import compiled, inlined, part
 from .cpu_residual import residual, square
 from .cpu_room import space
 from .cpu_support import (
-    FLOOR,
     choose,
     extend,
     finish,
@@ -23,6 +22,7 @@ from .cpu_support import (
     spread_sum,
 )
 from .cpu_vectors import WIDTH, load, store
+from .tolerances import FLOOR, RESOLUTION
 
 SURELY = 1e-6  # share by which an exchange has to lose before it is tried, for rounding
 
@@ -55,7 +55,7 @@ def begin(X, row, length, D, gram, lengths, codes, support, field, most, positiv
     for i in range(largest(codes, row, most, positive, start)):
         e, code = start[i], np.float64(codes[row, start[i]])
         left = project(gram, D, lengths[e], e, atoms, inverse, k, column, support.products)
-        if left > eps**0.5 * lengths[e]:
+        if left > eps**RESOLUTION * lengths[e]:
             border(inverse, column, k, left)
             atoms[k], values[k], pull[k] = e, code / length, product_with(X, row, length, D, e)
             k += 1
@@ -123,7 +123,7 @@ def _in_vain(support, gram, D, whole, e, pull, k, most, positive, eps):
         return False
     values, inverse, column = support.values, support.inverse, support.column
     left = project(gram, D, whole, e, support.atoms, inverse, k, column, support.products)
-    if left <= eps**0.5 * whole:
+    if left <= eps**RESOLUTION * whole:
         return False
     off = pull
     for i in range(k):

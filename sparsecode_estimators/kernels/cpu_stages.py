@@ -15,8 +15,7 @@ from .cpu_replacement import room_for as room_for_exchanges
 from .cpu_residual import residual
 from .cpu_room import space
 from .cpu_support import choose, finish, length_of, project
-
-LIMIT = 3  # stages for each atom of a row: Lawson & Hanson's limit, which rounding may reach
+from .tolerances import LIMIT, RESOLUTION
 
 
 @inlined
@@ -24,7 +23,7 @@ def _enter(e, pull, support, gram, D, whole, k, eps):
     """Room for atom ``e`` at the end of the support; how many atoms there are."""
     atoms, inverse, column = support.atoms, support.inverse, support.column
     left = project(gram, D, whole, e, atoms, inverse, k, column, support.products)
-    if left <= eps**0.5 * whole:
+    if left <= eps**RESOLUTION * whole:
         return k
     border(inverse, column, k, left)
     atoms[k], support.values[k], support.pull[k] = e, 0, pull

@@ -12,9 +12,9 @@ from .cpu_jit import inlined, part
 from .cpu_residual import dot, residual, square, subtract
 from .cpu_room import space
 from .cpu_rounded_atoms import all_slopes, best_of_near
+from .tolerances import FLOOR, RESOLUTION
 
 ROUNDED = 2  # bytes of a number of bfloat16
-FLOOR = 10  # slopes below so many roundings of a row's length are rounding
 
 
 class Support(NamedTuple):
@@ -133,7 +133,7 @@ def extend(support, gram, D, whole, e, pull, k, positive, eps):
     for i in range(k):
         off -= values[i] * products[i]
     floor = FLOOR * eps * np.sqrt(whole)
-    if unexplained <= eps**0.5 * whole or (off if positive else abs(off)) <= floor:
+    if unexplained <= eps**RESOLUTION * whole or (off if positive else abs(off)) <= floor:
         return 0.0, 0.0, False
     border(inverse, column, k, unexplained)
     scale = 1 / np.sqrt(unexplained)

@@ -20,6 +20,7 @@ from .cpu_kept import keep, products_of
 from .cpu_residual import subtract
 from .cpu_room import space
 from .cpu_working_set import finish, limits, scratch
+from .tolerances import INDEPENDENT
 
 TURNS = 3  # among candidates, before the inverse of their products is made anew
 BLOCK = 64  # codes looked at together
@@ -186,7 +187,7 @@ def wide_round(
     """
     n_components, n_features = D.shape
     number = D.dtype.type
-    independent = eps**0.7
+    independent = eps**INDEPENDENT
     face, cand, used, column, looked, now, last, scale = room
     cap = len(cand)
     near, found, threshold = looked.near, looked.violated, looked.threshold

@@ -16,8 +16,9 @@ from .cpu_inverse import padded
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import begin, exchange
 from .cpu_residual import residual
-from .cpu_stages import LIMIT, look
+from .cpu_stages import look
 from .cpu_support import Support, finish, length_of, look_again
+from .tolerances import LIMIT
 
 
 class Paused(NamedTuple):

@@ -21,6 +21,7 @@ from .cpu_jit import compiled, inlined, part
 from .cpu_residual import dot, square, subtract
 from .cpu_room import space
 from .cpu_sweep import new_sums, remember, sweep, violated
+from .tolerances import INDEPENDENT
 
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.5  # candidates are violated by at least this share of the worst violation
@@ -301,7 +302,7 @@ def working_set(
         See :func:`room_for`.
     """
     n_components = D.shape[0]
-    independent = eps**0.7  # what is left of an atom that the others span, with rounding
+    independent = eps**INDEPENDENT  # what is left of an atom that the others span, with rounding
     face, cand, found, _, threshold, slope, sums, last, exact, scale = room
     everything = n_components <= SPARE
     for row in rows:

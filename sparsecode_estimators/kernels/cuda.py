@@ -10,6 +10,7 @@ from .cuda_lasso import lasso
 from .cuda_pursuit import pursuit as pursue
 from .cuda_step import step_along
 from .reference import Answer
+from .tolerances import FLOOR, INDEPENDENT, RESOLUTION
 
 WARP = 2**12  # bytes of tableaus that the registers of one warp have room for
 PROGRAM = 2**11  # bytes of tableaus of one program, unless those of one row are more
@@ -56,7 +57,7 @@ def working_set(
     with torch.cuda.device_of(X):
         lasso[(triton.cdiv(n, height),)](
             X, D, products, penalty.double().contiguous(), rho, codes, gap, energy, n_iter,
-            n, n_components, rank, min(max_steps, 2**31 - 1), eps, finer, eps**0.7,
+            n, n_components, rank, min(max_steps, 2**31 - 1), eps, finer, eps**INDEPENDENT,
             **layout, positive=positive,
         )  # fmt: skip
     return Answer(codes, gap, energy, n_iter)
@@ -89,7 +90,7 @@ def pursuit(
     with torch.cuda.device_of(X):
         pursue[(triton.cdiv(n, height),)](
             X, D, exact @ exact.T, codes, energy, n_iter,
-            n, n_components, k, min(max_steps, 2**31 - 1), 10 * eps, eps**0.5,
+            n, n_components, k, min(max_steps, 2**31 - 1), FLOOR * eps, eps**RESOLUTION,
             **layout, positive=positive, orthogonal=rule == "ols",
         )  # fmt: skip
     return Answer(codes, torch.full_like(energy, torch.nan), energy, n_iter)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .tolerances import FLOOR, LIMIT, RESOLUTION
+
 # Gathered atoms take n·k·n_features numbers; rows are cut so that they fit a cache.
 GATHER_LIMIT = 2**22
 REFINEMENTS = 8  # with one factor: the later ones take back what its damping cost
@@ -25,7 +27,7 @@ def resolution(dtype: torch.dtype) -> float:
     Gram matrices are damped by this. Along directions in which atoms cancel each other, least
     squares are not unique, and a smaller damping would blow rounding up there.
     """
-    return torch.finfo(dtype).eps ** 0.5
+    return torch.finfo(dtype).eps ** RESOLUTION
 
 
 def least_squares(
@@ -128,7 +130,7 @@ def _non_negative(rows: _Atoms, values: Tensor, valid: Tensor) -> Tensor:
     values, free = _feasible(rows, values, valid)
     floor = _rounding(rows)
     open_rows = torch.arange(len(values), device=values.device)
-    for _ in range(3 * values.shape[1]):  # Lawson & Hanson's own limit; k rounds are usual
+    for _ in range(LIMIT * values.shape[1]):  # k rounds are usual
         part, held = rows[open_rows], valid[open_rows] & ~free[open_rows]
         pull = part.pull(values[open_rows]).masked_fill(~held, -torch.inf)
         best, place = (pull - floor[open_rows]).max(1)
@@ -164,4 +166,4 @@ def _feasible(rows: _Atoms, values: Tensor, free: Tensor) -> tuple[Tensor, Tenso
 def _rounding(rows: _Atoms) -> Tensor:
     """Below this a product with a residual is rounding, shape (n, k)."""
     eps = torch.finfo(rows.X.dtype).eps
-    return 10 * eps * rows.X.norm(dim=1, keepdim=True) * rows.atoms.norm(dim=2)
+    return FLOOR * eps * rows.X.norm(dim=1, keepdim=True) * rows.atoms.norm(dim=2)

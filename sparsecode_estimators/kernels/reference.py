@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .least_squares import least_squares, resolution, top_support
+from .tolerances import FLOOR, INDEPENDENT
 
 
 class Answer(NamedTuple):
@@ -144,7 +145,7 @@ def _newton(
     wanted = (q - u @ gram - penalty * sign).gather(1, places) * valid
     block = gram[places[:, :, None], places[:, None, :]] * valid[:, :, None] * valid[:, None, :]
     size = block.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
-    damping = torch.where(valid > 0, torch.finfo(u.dtype).eps ** 0.7 * size, 1.0)
+    damping = torch.where(valid > 0, torch.finfo(u.dtype).eps ** INDEPENDENT * size, 1.0)
     factor, _ = torch.linalg.cholesky_ex(block + torch.diag_embed(damping))
     step = torch.cholesky_solve(wanted[:, :, None], factor).squeeze(2)
     return torch.zeros_like(u).scatter_(1, places, step * valid)
@@ -192,7 +193,7 @@ def pursuit(
         on = torch.zeros_like(codes, dtype=torch.bool).scatter_(1, indices, valid)
         codes, spent = _refit(x, d, on, codes, positive)
         flops += spent
-    floor = 10 * torch.finfo(X.dtype).eps * x.norm(dim=1)
+    floor = FLOOR * torch.finfo(X.dtype).eps * x.norm(dim=1)
     n_iter = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     for _ in range(max_steps):

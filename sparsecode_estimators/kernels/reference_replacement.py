@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .least_squares import descend_on_support, top_support
 from .reference import Answer
+from .tolerances import FLOOR
 
 
 def replacement(
@@ -28,7 +29,7 @@ def replacement(
     """
     x, d = X.double(), D.double()
     rows = torch.arange(len(x), device=x.device)
-    floor = 10 * torch.finfo(X.dtype).eps * x.norm(dim=1)
+    floor = FLOOR * torch.finfo(X.dtype).eps * x.norm(dim=1)
     supports, flops = _refit(x, d, _Supports.of(start.double(), k, positive), positive)
     n_iter = torch.zeros_like(rows)
     for _ in range(max_steps):

@@ -8,9 +8,9 @@ from torch import Tensor
 from .least_squares import descend_on_support, top_support
 from .reference import Answer
 from .reference_replacement import replacement
+from .tolerances import FLOOR, LIMIT
 
 CLASSES = 64  # of atoms, by their number; one of each enters at a time
-LIMIT = 3  # stages for each atom of a row: Lawson & Hanson's limit, which rounding may reach
 
 
 def stages(
@@ -32,7 +32,7 @@ def stages(
     x, d = X.double(), D.double()
     codes = x.new_zeros(len(x), len(d))
     n_iter = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    floor = 10 * torch.finfo(X.dtype).eps * x.norm(dim=1, keepdim=True) * d.norm(dim=1).min()
+    floor = FLOOR * torch.finfo(X.dtype).eps * x.norm(dim=1, keepdim=True) * d.norm(dim=1).min()
     room = torch.full_like(n_iter, k)
     most, flops = min(max_steps, LIMIT * k), 0
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..inference import Lasso, Solution, alpha_max, solve
 from ..inference.fista import fista
-from ..inference.working_set import suits
 from .atoms import ATOM_UPDATES, allowed, duplicates, initial_dictionary
 
 # Chosen on planted data drawn from other seeds than any test uses; see benchmarks/NOTES.md.
@@ -91,7 +91,7 @@ def _codes(X: Tensor, D: Tensor, codes: Tensor | None, *, alpha: float, positive
     alpha : float
     positive : bool
     """
-    if suits(X, D):
+    if kernels.accelerated(D):
         return solve(
             X, D, alpha=alpha, positive=positive, solver="working_set",
             max_iter=ADDED_ATOMS, tol=None,
@@ -234,7 +234,7 @@ def some_rows(X: Tensor, D: Tensor, iteration: int, done: float) -> Tensor:
     All of them where codes are a few steps from those of the round before.
     """
     rows = max(LEAST_ROWS, (FEW_ROWS if done < HALFWAY else ROWS) * len(D))
-    parts = len(X) // rows if suits(X, D) else 1
+    parts = len(X) // rows if kernels.accelerated(D) else 1
     return X[iteration % parts :: parts] if parts > 1 else X
 
 
@@ -255,7 +255,7 @@ def objective(X: Tensor, D: Tensor, codes: Tensor | None, rules: Rules) -> tuple
 
     ``codes`` is where they are looked for.
     """
-    fast = suits(X, D)  # and then as fast from zero, where no start has to be certified
+    fast = kernels.accelerated(D)  # and then as fast from zero, where no start has to be certified
     answer = solve(
         X, D, alpha=rules.alpha, positive=rules.positive, codes=None if fast else codes,
         max_iter=ADDED_ATOMS if fast else SOLVE_STEPS,

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import _num_samples
 
 from ..metrics import chance_level, mean_corr_coef
 from ..theory import count_flops
@@ -207,7 +206,7 @@ class FrontierDisplay:
             raise ValueError(f"cost={cost!r}; choose one of {list(_PRICES)}.")
         if n_repeats < 1:
             raise ValueError(f"n_repeats={n_repeats!r} must be at least 1.")
-        curves, n = {}, _num_samples(X)
+        curves, n = {}, X.shape[0] if hasattr(X, "shape") else len(X)
         for name, fitted in estimators.items():
             listed = list(fitted) if isinstance(fitted, (list, tuple)) else [fitted]
             if cost == "flops":

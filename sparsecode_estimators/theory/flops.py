@@ -6,16 +6,15 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.frozen import FrozenEstimator
+import torch
 from sklearn.utils.validation import check_is_fitted
 
-from ..estimators.base import BaseSparseCoder
+from ..estimators.arrays import read_rows
+from ..estimators.base import BaseSparseCoder, thawed
 from ..estimators.coding import EncodeInfo
-from ..estimators.functional import sparse_encode
 from ..estimators.ito import ITORefiner
 from ..estimators.learned import DictionaryLearner
 from ..estimators.trained import BaseSparseEncoder
-from .inputs import as_matrix
 from .paper_flops import PAPER, Shape
 from .training_flops import encoder_products, training
 
@@ -168,35 +167,30 @@ def _solved(estimator: Any, X: Any) -> tuple[EncodeInfo, int]:
             f"{type(estimator).__name__} solves for codes, and how many operations that takes "
             "depends on the rows: give the rows as samples, not their number."
         )
-    refines = isinstance(estimator, ITORefiner)
-    inner = estimator._inner() if refines and estimator.init == "encoder" else None
+    inner = _before(estimator)
     if inner is not None and not isinstance(inner, BaseSparseCoder):
         raise ValueError(
             f"estimator={type(inner).__name__}, from whose codes ITORefiner starts, is not of this "
             "package, and its operations are not known: set init='zeros', or count it yourself."
         )
-    X = as_matrix(X, "samples", dtype=[np.float64, np.float32])
-    start, before = None, 0
-    if inner is not None:
-        start, before = inner.transform(X), count_flops(inner, X)
-    k = estimator._sparsity()
-    _, info = sparse_encode(
-        X - estimator.intercept_.astype(X.dtype, copy=False),
-        estimator.components_,
-        alpha=estimator.alpha_ if k is None else None,
-        n_nonzero_coefs=k,
-        solver=estimator.solver,
-        positive_code=estimator.positive_code_ if refines else estimator.positive_code,
-        init=start,
-        max_iter=estimator.max_iter if refines else estimator.transform_max_iter,
-        tol=estimator.tol,
-        weights=estimator.weights_,
-        ridge=estimator.ridge,
-        debias=estimator.debias,
-        return_info=True,
-        device=estimator.device,
-    )
-    return info, before
+    rows = read_rows(estimator, X, reset=False, device=estimator.device)
+    encode = estimator._encoder(rows)
+    with torch.no_grad():
+        for batch in rows.batches(len(estimator.components_), loops=encode.loops):
+            encode(batch)
+    return encode.info(), 0 if inner is None else count_flops(inner, X)
+
+
+def _before(estimator: Any) -> Any:
+    """The encoder whose codes a solver starts from, or None."""
+    starts = isinstance(estimator, ITORefiner) and estimator.init == "encoder"
+    return estimator._inner() if starts else None
+
+
+def _most_iterations(estimator: Any) -> int:
+    """Of a solver, for a row."""
+    refines = isinstance(estimator, ITORefiner)
+    return estimator.max_iter if refines else estimator.transform_max_iter
 
 
 def _training(estimator: Any, n: int) -> int:
@@ -211,8 +205,7 @@ def _training(estimator: Any, n: int) -> int:
 
 def _paper(estimator: Any, n: int, X: Any, phase: str, n_features: int | None) -> int:
     if phase == "training" and isinstance(estimator, ITORefiner):
-        inner = getattr(estimator, "estimator_", estimator.estimator)
-        inner = inner.estimator if isinstance(inner, FrozenEstimator) else inner
+        inner = thawed(getattr(estimator, "estimator_", estimator.estimator))
         return 0 if inner is None else _paper(inner, n, X, phase, n_features)
     shape = _shape(estimator, n_features)
     kind = "solver"
@@ -227,8 +220,7 @@ def _paper(estimator: Any, n: int, X: Any, phase: str, n_features: int | None) -
         return formula(estimator, shape, n, getattr(estimator, "n_iter_", estimator.max_iter))
     iterations = 0
     if kind == "solver" and X is None:
-        refines = isinstance(estimator, ITORefiner)
-        iterations = n * (estimator.max_iter if refines else estimator.transform_max_iter)
+        iterations = n * _most_iterations(estimator)
     elif kind == "solver":
         iterations = int(_solved(estimator, X)[0].n_iter.sum())
     return formula(estimator, shape, n, iterations)
