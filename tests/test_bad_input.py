@@ -287,8 +287,12 @@ def test_warm_start_of_other_steps(options, n_steps):
 
 
 def test_a_loss_that_explodes_says_so():
-    with pytest.raises(FloatingPointError, match="learning_rate_init"):
-        SAEEncoder(16, learning_rate_init=1e30, max_iter=20, random_state=0).fit(X)
+    for options in ({"max_iter": 20}, {"max_iter": 5}, {"activation": "gated", "max_iter": 20}):
+        sae = SAEEncoder(16, learning_rate_init=1e30, random_state=0, **options)
+        with pytest.raises(FloatingPointError, match="learning_rate_init"):
+            sae.fit(X)
+        assert np.isnan(sae.loss_)
+        assert np.isnan(sae.history_["explained_variance"][-1])
 
 
 def test_absent_cuda_names_the_remedy(monkeypatch):

@@ -209,6 +209,28 @@ def test_dead_latents_come_back(cls):
     assert set(range(5)) <= set(encoder.fit(X).dead_latents_)
 
 
+@pytest.mark.parametrize("activation", ["topk", "abs_topk", "batch_topk"])
+@pytest.mark.parametrize("rows", ["like each other", "far away"])
+def test_more_latents_than_rows(activation, rows):
+    """Revived latents are then much alike: together they must not make rows worse and worse."""
+    draws = np.random.default_rng(1)
+    few = draws.standard_normal((30, 4)) @ draws.standard_normal((4, 64))
+    few = few if rows == "like each other" else np.exp(few)
+    options = {"n_nonzero_coefs": 8, "max_iter": 40, "random_state": 0, "fit_intercept": False}
+    sae = SAEEncoder(256, activation=activation, **options).fit(few)
+    best = sae.history_["explained_variance"].max()
+    assert sae.history_["explained_variance"][-1] > best - 0.05
+    assert best > 0.8
+
+
+def test_a_revived_batch_is_judged_as_it_is_trained():
+    """And not by a threshold of the past, which lets other codes through."""
+    X = np.maximum(np.random.default_rng(2).standard_normal((300, 20)), 0)
+    options = {"activation": "batch_topk", "n_nonzero_coefs": 8, "max_iter": 40}
+    sae = SAEEncoder(64, fit_intercept=False, random_state=0, **options).fit(X)
+    assert sae.score(X) > 0.7
+
+
 def test_auxiliary_loss_brings_topk_latents_back():
     def dead(aux_alpha):
         sae = SAEEncoder(
@@ -231,6 +253,22 @@ def test_auxiliary_loss_brings_topk_latents_back():
 def test_early_stopping():
     stopped = SAEEncoder(16, max_iter=500, tol=0.05, n_iter_no_change=3, random_state=0).fit(X)
     assert stopped.n_iter_ < 100
+
+
+def test_the_first_epoch_is_no_standstill():
+    sae = SAEEncoder(16, max_iter=20, n_iter_no_change=1, random_state=0).fit(X)
+    assert sae.n_iter_ > 1
+
+
+@pytest.mark.parametrize("cls", [SAEEncoder, MLPEncoder])
+def test_thresholds_learn_known_codes(cls):
+    options = {"activation": "jumprelu", "objective": "codes", "random_state": 0}
+    encoder = cls(16, max_iter=30, **options).fit(X, CODES)
+    start = cls(16, max_iter=1, learning_rate_init=1e-9, **options).fit(X, CODES)
+    assert (
+        np.square(encoder.transform(X) - CODES).sum() < np.square(start.transform(X) - CODES).sum()
+    )
+    assert (encoder.threshold_ != start.threshold_).any()
 
 
 def test_verbose_prints_one_line_an_epoch(capsys):

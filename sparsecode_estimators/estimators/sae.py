@@ -166,7 +166,8 @@ class SAEEncoder(BaseSparseEncoder):
         In ``fit``, for parameters or data out of range or of the wrong shape; in ``fit`` and
         ``score``, if y is missing where the objective needs it.
     FloatingPointError
-        In ``fit``, when the loss stops being finite. The attributes hold the last finite state.
+        In ``fit``, when the loss stops being finite. The attributes hold what the last step with
+        a finite loss led to.
     OSError
         In ``fit``, if the folder ``checkpoint`` cannot be written to.
 

@@ -8,6 +8,7 @@ is row-wise, so that no code depends on the other rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -69,6 +70,10 @@ class Activation(nn.Module):
     def forward(self, pre: Tensor) -> Tensor:
         """Codes of rows, shape (n, n_components)."""
         return pre.relu()
+
+    def of_batch(self, pre: Tensor) -> Tensor:
+        """Codes of rows that are a batch of training."""
+        return self(pre)
 
     def active(self, pre: Tensor, bias: Tensor) -> Sparse:
         """Where codes of :meth:`forward` are not zero, but for a few places; as :meth:`places`."""
@@ -236,6 +241,11 @@ class BatchTopK(Activation):
     def forward(self, pre: Tensor) -> Tensor:
         return torch.where(pre >= self.threshold.to(pre), pre.relu(), 0.0)
 
+    def of_batch(self, pre: Tensor) -> Tensor:
+        others = pre.numel() - min(self.k_now * len(pre), pre.numel())
+        smallest = pre.flatten().kthvalue(others + 1).values
+        return torch.where(pre >= smallest, pre.relu(), 0.0)
+
     def rescale_(self, factor: float) -> None:
         self.threshold = self.threshold * factor
 
@@ -304,17 +314,17 @@ class JumpReLU(Activation):
         return alpha**2 / 2 * count.sum()
 
     def forward(self, pre: Tensor) -> Tensor:
-        return torch.where(pre > self.threshold, pre, 0.0)
+        return _Jump.apply(pre, self.threshold.expand_as(pre), self.bandwidth)
 
     @torch.no_grad()
     def rescale_(self, factor: float) -> None:
-        self.log_threshold.add_(torch.tensor(factor).log().item())
+        self.log_threshold.add_(math.log(factor))
         self.bandwidth *= factor
 
     @torch.no_grad()
     def restart_(self, latents: Tensor, alpha: float) -> None:
         least = self.bandwidth
-        self.log_threshold[latents] = torch.tensor(max(alpha, least)).log().item()
+        self.log_threshold[latents] = math.log(max(alpha, least))
 
 
 class Gated(Activation):

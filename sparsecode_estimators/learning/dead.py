@@ -21,6 +21,7 @@ LOOK_EVERY = defaultdict(lambda: 100, cpu=1)
 # what sees a hidden layer, whose regression fits better.
 ROWS_FOR_WEIGHT, LEAST_ROWS, MOST_ROWS, FEW_ROWS = 4, 512, 8192, 1024
 KNOWN_ROWS = 8192  # the same, by known codes
+SHRINKS = 12  # most halvings of codes that make rows worse
 
 
 class Auxiliary(NamedTuple):
@@ -127,8 +128,8 @@ class DeadLatents:
         The encoder is fitted to the codes that the residuals ask of these atoms, or to
         the known codes, so that the latents fire where they should; how is the module's
         ``restart_``. Where a row has as many codes as it likes, they are scaled together, so that
-        what all these latents reconstruct is no longer than the residual. Moments of the
-        optimiser start again at zero.
+        what all these latents reconstruct is no longer than the residual; elsewhere only where
+        they would make the rows worse. Moments of the optimiser start again at zero.
         """
         dead = torch.nonzero(self.mask).squeeze(1)
         if not len(dead):
@@ -137,13 +138,16 @@ class DeadLatents:
             fit_latents(model, sources, dead, alpha)
         else:
             x, *targets = _rows_to_explain(sources, model, generator)
-            residual = (targets[0] if targets else x) - model(x)
+            target = targets[0] if targets else x
+            residual = target - _reconstructed(model, x)
+            if not residual.isfinite().all():
+                return  # nothing can be learned from it, and the next loss is not finite either
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
             wanted = (residual @ model.dictionary[dead].T).relu()
             if model.activation.penalised:  # a k-sparse row takes few of them, others take all
                 wanted *= _shared_length(wanted @ model.dictionary[dead], residual)
-            model.restart_(dead, x, wanted, alpha)
+            _restart(model, dead, x, target, wanted, alpha)
         own: list[Tensor] = [p for p, has_rows in model.encoder_parameters() if has_rows]
         optimizer.forget([*own, model.dictionary], dead)
         self.silent_for[dead] = 0
@@ -152,13 +156,36 @@ class DeadLatents:
 def _draw_atoms(
     dictionary: Tensor, dead: Tensor, residual: Tensor, generator: torch.Generator
 ) -> None:
-    weight = residual.square().sum(1).double().cpu()
+    weight = residual.double().square().sum(1).cpu()
     if weight.sum() == 0:
         return
     # once each while they last: equal atoms have no unique codes
     again = len(dead) > int((weight > 0).sum())
     drawn = torch.multinomial(weight, len(dead), replacement=again, generator=generator)
     dictionary[dead] = disturbed(unit(residual[drawn.to(residual.device)]), generator)
+
+
+def _restart(
+    model: SparseAutoencoder, latents: Tensor, x: Tensor, target: Tensor, wanted: Tensor,
+    alpha: float,
+) -> None:  # fmt: skip
+    """Start latents again, with shorter codes where they would make the rows worse.
+
+    Many for a few rows are much alike. Where each row takes several, together they overshoot, by
+    more after the next revival, and so on.
+    """
+    before = (target - _reconstructed(model, x)).double().square().sum()
+    for shrink in range(SHRINKS if model.is_factored else 1):  # other steps have no such length
+        model.restart_(latents, x, wanted * 0.5**shrink, alpha)
+        if (target - _reconstructed(model, x)).double().square().sum() <= before:
+            break
+
+
+def _reconstructed(model: SparseAutoencoder, x: Tensor) -> Tensor:
+    """Rows as a step of training would see them."""
+    if not model.is_factored:
+        return model(x)
+    return model.decode(model.activation.of_batch(model.pre_activations(x)))
 
 
 def _shared_length(parts: Tensor, residual: Tensor) -> Tensor:

@@ -297,13 +297,13 @@ class Run:
         loss = self.totals[0].item()
         if math.isfinite(loss):
             return
-        self.totals.zero_()
+        self.totals.fill_(math.nan)
         self.history.epochs.append(self._seen())
         raise Diverged(
             f"The loss became {loss} by step {self.n_steps} of epoch {self.iteration + 1} with "
             f"learning_rate_init={self.settings.learning_rate}: lower learning_rate_init, set "
             "max_grad_norm, or look for rows of X that are far longer than the others. The "
-            "attributes hold the last finite state.",
+            "attributes hold what the last step with a finite loss led to.",
             self.history,
         )
 
@@ -322,7 +322,8 @@ class Run:
         self.history.epochs.append(seen)
         self.iteration += 1
         rising = self.iteration <= settings.sparsity_warmup * settings.max_iter
-        better = seen.loss <= self.best - settings.tol * abs(self.best)
+        first = self.best == math.inf
+        better = first or seen.loss <= self.best - settings.tol * abs(self.best)
         self.waited = 0 if better or rising else self.waited + 1
         self.best = seen.loss if rising else min(self.best, seen.loss)
         if self.waited >= settings.n_iter_no_change:
