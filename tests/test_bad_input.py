@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from problems import planted
+from sklearn.frozen import FrozenEstimator
 
 from sparsecode_estimators import (
     ITORefiner,
@@ -270,6 +271,12 @@ def test_ito_needs_codes_for_its_dictionary():
         ITORefiner(StandardScaler()).fit(X)
     with pytest.raises(ValueError, match=r"dictionary has shape \(16, 8\)"):
         ITORefiner(SAEEncoder(4, max_iter=2), dictionary=D).fit(X)
+
+
+def test_ito_refines_rows_of_the_width_of_its_encoder():
+    sae = FrozenEstimator(SAEEncoder(4, max_iter=2).fit(X))
+    with pytest.raises(ValueError, match=r"was fitted to 8 features, but X has 5"):
+        ITORefiner(sae).fit(X[:, :5])
 
 
 def test_warm_start_of_another_shape():

@@ -296,6 +296,16 @@ def test_refiners_add_their_encoder():
     assert count_flops(k_sparse, X) > 512 * 2 * M * N
 
 
+def test_refiners_of_signed_codes_begin_at_their_positive_ones():
+    sae = SAEEncoder(N, activation="abs_topk", n_nonzero_coefs=3, max_iter=10, random_state=0)
+    ito = ITORefiner(sae, alpha=0.02, positive_code=True, solver="fista").fit(X)
+    _, info = sparse_encode(
+        X - ito.intercept_, ito.components_, alpha=0.02, solver="fista", return_info=True,
+        init=np.maximum(ito.estimator_.transform(X), 0),
+    )  # fmt: skip
+    assert count_flops(ito, X) == info.flops + 512 * 2 * M * N
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -361,6 +371,13 @@ def test_dictionary_learning_goes_on_counting():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_sizes_that_none_has():
+    with pytest.raises(ValueError, match=r"n_features=-3 must be at least 1"):
+        count_flops(SAEEncoder(4), 3, n_features=-3)
+    with pytest.raises(ValueError, match=r"samples must be a number of rows"):
+        count_flops(SAEEncoder(4), True, n_features=3)
 
 
 @pytest.mark.parametrize("estimator", [SAEEncoder(4), SparseCodingEncoder(4)])

@@ -322,6 +322,7 @@ class TestPhaseTransition:
             assert rho.min() > 0
         assert (positive >= signed).all()
         assert phase_transition(1) == phase_transition(1.0, positive=True) == 1
+        assert 0 <= phase_transition(1e-300) < phase_transition(1e-3)
         # ρ ~ 1/(2 log(1/δ)) for both as δ goes to 0 (Donoho & Tanner 2009)
         assert signed.ravel()[0] * 2 * 200 * np.log(10) == pytest.approx(1, abs=0.03)
 

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from problems import alpha_max, kkt_violation, lasso_problems, objective, planted
 from scipy.linalg import hadamard
 from scipy.optimize import nnls
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import sparse_encode as sklearn_sparse_encode
 from sklearn.linear_model import ElasticNet, LassoLars, lars_path
 from sklearn.linear_model import Lasso as Lasso_
 
 from sparsecode_estimators import ITORefiner, SparseCodingEncoder, kernels, sparse_encode
+from sparsecode_estimators.estimators import arrays
 from sparsecode_estimators.inference import SOLVERS, Lasso, lasso_path, solve
 from sparsecode_estimators.metrics import mean_corr_coef
 
@@ -613,3 +616,75 @@ def test_flops_count_what_rows_need():
     product = 4 * D.size * len(X)  # two products with D for every row
     assert 10 * product <= few.flops <= 20 * product
     assert 100 * product <= many.flops <= 300 * product
+
+
+@pytest.mark.parametrize("options", [{"n_nonzero_coefs": 1}, {"alpha": 0.1}])
+def test_starts_of_rows_with_more_features_than_atoms(options, monkeypatch):
+    """Starts are cut where rows are."""
+    monkeypatch.setattr(arrays, "_LOOP_NUMBERS", 200)
+    X, _, D = planted(50, 40, 3, 1, seed=92)
+    start = sparse_encode(X, D, **options)
+    codes, info = sparse_encode(X, D, init=start, return_info=True, **options)
+    np.testing.assert_allclose(codes, start, atol=1e-9)
+    assert len(info.residual) == len(X)
+
+
+@pytest.mark.parametrize("solver", [name for name, row in SOLVERS.items() if row.signed])
+def test_a_start_with_wrong_signs(solver):
+    X, _, D = planted(30, 6, 9, 2, seed=93, positive=False)
+    options = {"n_nonzero_coefs": 2} if SOLVERS[solver].solves == "k-sparse" else {"alpha": 0.1}
+    start = sparse_encode(X, D, positive_code=False, **options)
+    assert (start < 0).any()
+    codes = sparse_encode(X, D, solver=solver, init=start, **options)
+    assert (codes >= 0).all()
+    alone = sparse_encode(np.array([[-1.0002, 0.0]]), np.eye(2), alpha=1.0, init=[[-0.0002, 0.0]])
+    assert (alone == 0).all()
+
+
+@pytest.mark.parametrize("solver", ["fista", "lca", "homotopy", "working_set"])
+def test_squares_beyond_the_type_are_no_certificate(solver):
+    X, _, D = planted(5, 6, 9, 2, seed=94)
+    huge = (1e20 * X).astype(np.float32)
+    _, info = sparse_encode(huge, D, alpha=1e18, solver=solver, max_iter=50, return_info=True)
+    assert not info.converged[~np.isfinite(info.dual_gap)].any()
+    assert (info.converged <= np.isfinite(info.residual)).all()
+
+
+@pytest.mark.parametrize("length", [1e-3, 1e3])
+def test_atoms_of_any_length(length):
+    """Neurons whose atoms are long, or short, settle as fast."""
+    X, _, D = planted(40, 6, 9, 2, seed=95)
+    unit, one = sparse_encode(X, D, alpha=0.1, solver="lca", return_info=True)
+    codes, info = sparse_encode(X, length * D, alpha=0.1 * length, solver="lca", return_info=True)
+    assert info.converged.all()
+    assert info.n_iter.max() <= 2 * one.n_iter.max()
+    np.testing.assert_allclose(codes * length, unit, atol=1e-4)
+
+
+def test_parameters_set_after_the_fit_are_checked():
+    X, _, D = planted(20, 6, 9, 2, seed=96)
+    coder = SparseCodingEncoder(dictionary=D, alpha=0.1).fit(X)
+    with pytest.raises(ValueError, match="solver='fista' solves the lasso"):
+        coder.set_params(n_nonzero_coefs=1, solver="fista").transform(X)
+    with pytest.raises(ValueError, match="solver='nonsense' is unknown"):
+        coder.set_params(solver="nonsense").transform(X)
+
+
+class Foreign(TransformerMixin, BaseEstimator):
+    """An encoder of somebody else, whose codes are sparse."""
+
+    def __init__(self, components):
+        self.components = components
+
+    def fit(self, X, y=None):
+        self.components_ = self.components
+        return self
+
+    def transform(self, X):
+        return csr_array(np.maximum(X @ self.components.T, 0))
+
+
+def test_refined_codes_may_be_sparse():
+    X, _, D = planted(20, 6, 9, 2, seed=97)
+    codes = ITORefiner(Foreign(D), alpha=0.1).fit(X).transform(X)
+    np.testing.assert_allclose(codes, sparse_encode(X, D, alpha=0.1), atol=1e-6)

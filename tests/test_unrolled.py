@@ -288,3 +288,11 @@ def test_revived_latents_fire_as_the_others_do():
     encoder._silent_for[:4] = 10**9
     frequency = encoder.fit(X).activation_frequency_
     assert frequency[:4].min() > 0.7 * frequency[4:].mean()
+
+
+def test_fitted_weights_are_what_they_are():
+    """Whatever the parameter says by now."""
+    for weights, other in (("learned", "analytic"), ("analytic", "learned")):
+        encoder = UnrolledEncoder(16, weights=weights, max_iter=2, random_state=0).fit(X)
+        codes = encoder.transform(X)
+        np.testing.assert_array_equal(encoder.set_params(weights=other).transform(X), codes)

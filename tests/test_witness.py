@@ -314,6 +314,12 @@ class TestPerfectLinearEncoder:
             y = certificate.multipliers[:, [j]].toarray()[:, 0]
             assert exact_proof(y, X, CODES[:, j]) < 0
 
+    @pytest.mark.parametrize("shift", [0, 1e6])
+    def test_features_of_any_unit_and_origin(self, shift):
+        rows = np.random.default_rng(5).standard_normal((100, 3))
+        codes = np.maximum(rows @ [[0.5], [0.5], [-0.5]], 0)
+        assert perfect_linear_encoder_exists(rows * [1, 1e8, 1] + shift, codes).exists.all()
+
     def test_as_many_features_as_atoms(self):
         square = np.random.default_rng(73).standard_normal((8, 8))
         _, codes, _ = planted(200, 8, 8, 3, seed=73)

@@ -111,12 +111,15 @@ class Rows:
         for start in range(0, len(self), size):
             yield self.read(slice(start, min(start + size, len(self))))
 
-    def paired(self, others: Rows, width: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def paired(
+        self, others: Rows, width: int = 1, *, loops: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order beside those of another matrix, in batches of the same rows."""
         if others is self:
-            return ((x, x) for x in self.batches(width))
+            return ((x, x) for x in self.batches(width, loops=loops))
         width = max(width, self.n_features, others.n_features)
-        return zip(self.batches(width), others.batches(width), strict=True)
+        both = (rows.batches(width, loops=loops) for rows in (self, others))
+        return zip(*both, strict=True)
 
     def sample(self, limit: int) -> Tensor:
         """At most ``limit`` rows, evenly spread."""

@@ -69,6 +69,8 @@ def check_solver(
         )
     if solver == "auto":
         return
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r} is unknown: choose 'auto' or one of {list(SOLVERS)}.")
     row = SOLVERS[solver]
     if k_sparse and row.solves != "k-sparse":
         raise ValueError(
@@ -127,10 +129,19 @@ class Coder:
     atoms: Atoms = field(init=False)
 
     def __post_init__(self) -> None:
+        check_solver(  # parameters may have been set after the fit
+            self.solver,
+            k_sparse=self.k is not None,
+            positive=self.positive,
+            weighted=self.weights is not None,
+            ridge=self.ridge,
+        )
         self.atoms = Atoms(self.D)
 
     def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """Codes of a batch, from ``start`` or from zero."""
+        if start is not None and self.positive:
+            start = start.clamp(min=0)
         answer = solve(
             x - self.offset if self.offset.any() else x,
             self.D,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from .arrays import collect, read_codes, read_rows
+from .arrays import Rows, collect, read_codes, read_rows
 from .sparse_coding import SparseCodingEncoder
 
 
@@ -54,7 +55,7 @@ def sparse_encode(
     positive_code : bool, default=True
         Whether codes must not be negative. (scikit-learn's default is False.)
     init : array-like of shape (n_samples, n_components) or None, default=None
-        Where to start; None: at zero.
+        Where to start, negative entries at zero for positive codes; None: at zero.
     max_iter : int >= 1, default=2000
         Most iterations for a row.
     tol : float > 0 or None, default=1e-6
@@ -126,10 +127,9 @@ def sparse_encode(
     rows = read_rows(coder, X, reset=True, device=device)
     coder._fit_known(rows)
     encode = coder._encoder(rows)
-    starts = _starts(init, rows, coder.n_components_, loops=encode.loops)
+    batches = _with_starts(init, rows, coder.n_components_, loops=encode.loops)
     with torch.no_grad():
-        batches = rows.batches(coder.n_components_, loops=encode.loops)
-        parts = (encode(x, start) for x, start in zip(batches, starts, strict=False))
+        parts = (encode(x, start) for x, start in batches)
         codes = collect(parts, X, rows, coder.n_components_)
     if return_info:
         return codes, encode.info()
@@ -137,14 +137,13 @@ def sparse_encode(
     return codes
 
 
-def _starts(init: Any, rows: Any, n_components: int, *, loops: bool) -> Any:
-    """Batches of ``init`` beside those of X, or nothing for each of them."""
+def _with_starts(init: Any, rows: Rows, n_components: int, *, loops: bool) -> Iterator[Any]:
+    """Batches of X, each with its rows of ``init``, or with nothing."""
     if init is None:
-        while True:
-            yield None
+        return ((x, None) for x in rows.batches(n_components, loops=loops))
     codes, _ = read_codes(init, n_components)
     if codes.shape[0] != len(rows):
         raise ValueError(
             f"init has {codes.shape[0]} rows but X has {len(rows)}: give a start for each row."
         )
-    yield from type(rows)(codes, rows.dtype, rows.device).batches(n_components, loops=loops)
+    return rows.paired(Rows(codes, rows.dtype, rows.device), loops=loops)

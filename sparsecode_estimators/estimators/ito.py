@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -197,6 +198,11 @@ class ITORefiner(BaseSparseCoder):
         known = given_dictionary("dictionary", self.dictionary, rows, None)
         inner = self._fit_inner(X, y)
         D = self._dictionary(known, inner)
+        if D.shape[1] != rows.n_features:
+            raise ValueError(
+                f"estimator={type(inner).__name__} was fitted to {D.shape[1]} features, but X has "
+                f"{rows.n_features}: give it the rows that it is for."
+            )
         self.components_ = to_array(to_tensor(D, rows), rows)
         offset = getattr(inner, "intercept_", None)
         offset = np.zeros(rows.n_features) if offset is None else offset
@@ -300,10 +306,15 @@ class ITORefiner(BaseSparseCoder):
         check_is_fitted(inner)
         if isinstance(inner, BaseSparseCoder):
             return inner._encoder(rows)
-        return lambda x: to_tensor(np.asarray(inner.transform(x.cpu().numpy())), rows)
+        return lambda x: to_tensor(_dense(inner.transform(x.cpu().numpy())), rows)
 
     def _after_transform(self, encode: Any) -> None:
         encode.coder.warn("max_iter")
+
+
+def _dense(codes: Any) -> np.ndarray:
+    """Codes of an encoder that is not of this package."""
+    return codes.toarray() if sparse.issparse(codes) else np.asarray(codes)
 
 
 class _Refine:
@@ -322,7 +333,4 @@ class _Refine:
         return self.coder.info()
 
     def __call__(self, x: Tensor) -> Tensor:
-        start = None if self.starter is None else self.starter(x)
-        if start is not None and self.coder.positive:
-            start = start.clamp(min=0)
-        return self.coder(x, start)
+        return self.coder(x, None if self.starter is None else self.starter(x))

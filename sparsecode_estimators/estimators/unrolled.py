@@ -288,10 +288,16 @@ class UnrolledEncoder(BaseSparseEncoder):
         n_matrices = self.n_steps if self.weights == "learned" else 1
         return [(n_features, n_components)] * n_matrices
 
+    @property
+    def _is_analytic(self) -> bool:
+        """Of the fitted encoder; weights of one atom look the same."""
+        if self.n_components_ == 1:
+            return self.weights == "analytic"
+        return len(self.encoder_intercepts_[0]) < self.n_components_
+
     def _resume(self, work: Sources, known: np.ndarray | None) -> Trainee:
-        analytic = self.weights == "analytic"
-        fitted = (len(self.step_sizes_), len(self.encoder_intercepts_[0]) < self.n_components_)
-        if fitted != (self.n_steps, analytic and self.n_components_ > 1):
+        fitted = len(self.step_sizes_), self._is_analytic
+        if fitted != (self.n_steps, self.weights == "analytic"):
             raise ValueError(
                 f"The fitted encoder has {fitted[0]} steps with "
                 f"{'analytic' if fitted[1] else 'learned'} weights, the parameters now ask for "
@@ -331,7 +337,7 @@ class UnrolledEncoder(BaseSparseEncoder):
             to_tensor(self.components_, rows),
             to_tensor(self.intercept_, rows),
             fitted_activation(self, rows),
-            analytic=self.weights == "analytic",
+            analytic=self._is_analytic,
             input_offset=optional_tensor(getattr(self, "input_intercept_", None), rows),
             input_dictionary=optional_tensor(getattr(self, "input_components_", None), rows),
         )

@@ -17,7 +17,8 @@ def lca(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> S
     :math:`\tau \dot u = xD^T - u - s(DD^T - I)`, codes :math:`s = T_\alpha(u)`
     (soft threshold), by Euler steps of length ``τ/lipschitz``. A fixed point has
     :math:`u - s = (x - sD)D^T`, which is the optimality condition of the lasso. Weights
-    give each neuron its own threshold; a ridge is a leak :math:`-\rho s` more.
+    give each neuron its own threshold; a ridge is a leak :math:`-\rho s` more. Longer or
+    shorter atoms are brought to about unit length first, as potentials leak at that rate.
 
     Parameters
     ----------
@@ -29,20 +30,23 @@ def lca(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> S
     tol : float or None
         Duality gap, relative to ``½‖x‖²``, at which a row is done; None: never.
     """
-    step = 1 / max(1.0, problem.lipschitz)
+    square = problem.D.square().sum(1).max().item() or 1.0
+    step = 1 / max(1.0, problem.lipschitz / square)
     progress = LassoProgress(problem, codes, tol)
     rows = progress.open_rows()
     s = codes[rows]
-    u = s + problem.penalty * s.sign()
+    u = s + problem.penalty / square * s.sign()
     for iteration in range(1, max_iter + 1):
         if not len(rows):
             break
-        u = u + step * (s - u - problem.gradient(s, rows))
-        s = problem.prox(u, 1.0)
+        u = u + step * (s - u - problem.gradient(s, rows) / square)
+        s = problem.prox(u, 1 / square)
         if iteration % CHECK_EVERY == 0 or iteration == max_iter:
             steps = (iteration - 1) % CHECK_EVERY + 1
             keep, s, moved = progress.update(rows, s, iteration, steps)
-            rest = s - problem.gradient(s, rows)  # potentials that hold these codes, if optimal
+            rest = (
+                s - problem.gradient(s, rows) / square
+            )  # potentials that hold these codes, if optimal
             progress.flops += len(rows) * progress.step_flops
             u = torch.where(moved[:, None], rest, u)
             rows, s, u = rows[keep], s[keep], u[keep]

@@ -53,7 +53,7 @@ def from_kernel(answer: Answer, converged: Tensor, flops: int = 0) -> Solution:
 def finish_k_sparse(problem: KSparse, codes: Tensor, n_iter: Tensor, flops: int) -> Solution:
     """Answer of a greedy solver: a residual, no dual certificate."""
     residual = problem.residual_energy(codes)
-    done = torch.ones_like(residual, dtype=torch.bool)
+    done = residual.isfinite()
     flops += 2 * len(codes) * problem.D.numel()
     return Solution(codes, torch.full_like(residual, torch.nan), residual, n_iter, done, flops)
 
@@ -128,7 +128,8 @@ class LassoProgress:
     def _closed(self, gap: Tensor, rows: Tensor | slice) -> Tensor:
         if self.tol is None:
             return torch.zeros_like(gap, dtype=torch.bool)
-        return gap <= self.tol * self.problem.scale[rows]
+        # numbers of which squares are infinite have no certificate
+        return (gap <= self.tol * self.problem.scale[rows]) & gap.isfinite()
 
     def update(self, rows: Tensor, codes: Tensor, iteration: int, steps: int) -> Look:
         """Take in the codes of ``rows`` after ``steps`` more steps."""

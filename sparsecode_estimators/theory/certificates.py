@@ -111,17 +111,20 @@ def perfect_linear_encoder_exists(X: Any, codes: Any, *, tol: float = 1e-7) -> E
         )
     if not tol > 0:
         raise ValueError(f"tol={tol!r} must be above 0.")
-    scale = np.abs(X).max() or 1.0
-    rows = np.column_stack([X / scale, np.ones(len(X))])
+    centre = X.mean(axis=0)  # which b takes up; and features of any unit are of like size
+    scale = np.abs(X - centre).max(axis=0)
+    scale[scale == 0] = 1.0
+    rows = np.column_stack([(X - centre) / scale, np.ones(len(X))])
     found = [_decide(rows, s, tol) for s in codes.T]
     z = np.array([part.z for part in found])
+    weights = z[:, :-1].T / scale[:, None]
     return EncoderCertificate(
         exists=np.array([part.exists for part in found]),
-        weights=z[:, :-1].T / scale,
-        intercepts=z[:, -1],
+        weights=weights,
+        intercepts=z[:, -1] - centre @ weights,
         error=np.array([part.error for part in found]),
         multipliers=_columns(found, len(X)),
-        radius=np.array([part.radius(rows, scale) for part in found]),
+        radius=np.array([part.radius(rows, centre, scale) for part in found]),
     )
 
 
@@ -134,13 +137,13 @@ class _Verdict(NamedTuple):
     used: np.ndarray = np.empty(0, dtype=np.int64)
     y: np.ndarray = np.empty(0)
 
-    def radius(self, rows: np.ndarray, scale: float) -> float:
+    def radius(self, rows: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> float:
         """Below this ‖(w, b)‖₁ what is left of ``Σ y (x, 1)`` cannot make up for t."""
         if self.exists:
             return np.inf
         rounding = np.count_nonzero(self.y) * np.finfo(np.float64).eps  # entries are at most 1
         left = np.abs(self.y @ rows[self.used]) + rounding
-        left[:-1] *= scale
+        left[:-1] = left[:-1] * scale + left[-1] * np.abs(centre)
         return float(self.error / left.max())
 
 

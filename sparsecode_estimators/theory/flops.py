@@ -113,6 +113,8 @@ def count_flops(
             f"estimator={type(estimator).__name__} is not an estimator of this package, whose "
             "operations are known: of a pipeline give the last step."
         )
+    if n_features is not None and n_features < 1:
+        raise ValueError(f"n_features={n_features!r} must be at least 1.")
     n, X = _rows(samples)
     if convention == "paper":
         return _paper(estimator, n, X, phase, n_features)
@@ -123,7 +125,7 @@ def count_flops(
 
 def _rows(samples: Any) -> tuple[int, Any]:
     """How many rows, and the rows if they are there."""
-    if not isinstance(samples, Integral):
+    if not isinstance(samples, Integral) or isinstance(samples, bool):
         shape = np.shape(samples)
         if len(shape) != 2:
             raise ValueError(

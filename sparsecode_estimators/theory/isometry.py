@@ -92,12 +92,12 @@ def restricted_isometry(
     """
     D = unit_atoms(dictionary)
     k = as_size(k, len(D), "k")
+    n_starts = as_size(min(n_starts, len(D)), len(D), "n_starts")
     gram = D @ D.T
     np.fill_diagonal(gram, 1)
     if few_enough(len(D), k):
         lower, support = _largest(gram, all_supports(len(D), k, k * k))
         return RestrictedIsometry(lower, lower, support)
-    n_starts = as_size(min(n_starts, len(D)), len(D), "n_starts")
     first = check_random_state(random_state).permutation(len(D))[:n_starts]
     whole = np.linalg.eigvalsh(gram)
     lower, support = _search(gram, k, first, largest=whole[-1])
