@@ -19,7 +19,7 @@ _LOCK = "writer.lock"
 
 
 class StoreWriter:
-    """Appends rows to a store; made by :meth:`ActivationStore.writer`, used with ``with``.
+    """Appends rows to a store; made by ``ActivationStore.writer()``, used with ``with``.
 
     Rows are gathered in memory, and written when they fill a shard, by :meth:`flush`, and at
     the end of the ``with`` block, also if it ends with an error. If the process is killed, the

@@ -93,11 +93,14 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def transform(self, X: Any) -> Any:
         """Codes of X.
 
-        Row-wise: no row's code depends on which rows are encoded with it.
+        Row-wise: no row's code depends on which rows are encoded with it. For encoders this is
+        true to rounding, as products of matrices of other shapes are rounded otherwise.
 
         Parameters
         ----------
-        X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
+        X : array-like, CSR matrix, data frame, Tensor or ActivationStore
+            Of shape (n_samples, n_features). A store, a memory map or another object with
+            ``shape``, ``dtype`` and slicing is read batch by batch.
 
         Returns
         -------
@@ -109,6 +112,11 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ------
         ValueError
             If X has NaN, infinity or another width than in fit.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Of what solves for codes: if rows did not reach ``tol``.
         """
         check_is_fitted(self)
         rows = read_rows(self, X, reset=False, device=self.device)

@@ -32,6 +32,15 @@ class EncodeInfo(NamedTuple):
         by its own rule and not by ``max_iter``.
     flops : int
         Floating point operations spent on all rows, one multiply-add being two.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsecode_estimators import sparse_encode
+    >>> X = np.array([[3.0, 0.5, -2.0], [0.0, 0.0, 4.0]])
+    >>> codes, info = sparse_encode(X, np.eye(3), alpha=1.0, return_info=True)
+    >>> info.residual.tolist(), info.converged.tolist()
+    ([2.625, 0.5], [True, True])
     """
 
     dual_gap: np.ndarray

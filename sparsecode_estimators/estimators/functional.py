@@ -38,7 +38,8 @@ def sparse_encode(
 
     Parameters
     ----------
-    X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
+    X : array-like, CSR matrix, data frame, Tensor or ActivationStore
+        Of shape (n_samples, n_features).
     dictionary : array-like of shape (n_components, n_features)
         Its rows are the atoms. Solvers for k-sparse codes expect unit norm.
     alpha : float >= 0 or None, default=None

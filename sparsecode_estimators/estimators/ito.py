@@ -54,7 +54,8 @@ class ITORefiner(BaseSparseCoder):
         is 1 % of the training rows' median ``alpha_max``.
     n_nonzero_coefs : int >= 1 or None, default=None
         Most non-zero codes of a row. None: with ``alpha=None`` the encoder's, if its
-        activation is "topk"; otherwise the penalty alone sets the sparsity.
+        activation is "topk", "abs_topk" or "batch_topk" (whose mean becomes the most of every
+        row); otherwise the penalty alone sets the sparsity.
     init : {"encoder", "zeros"}, default="encoder"
         Where the solver starts.
     positive_code : bool or None, default=None
@@ -176,7 +177,8 @@ class ITORefiner(BaseSparseCoder):
 
         Parameters
         ----------
-        X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
+        X : array-like, CSR matrix, data frame, Tensor or ActivationStore
+            Of shape (n_samples, n_features). What the encoder's ``fit`` takes.
         y : array-like, default=None
             Handed to the encoder's ``fit``.
 

@@ -63,9 +63,10 @@ class DictionaryLearner(BaseSparseCoder):
 
         Parameters
         ----------
-        X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
-            With ``batch_size`` it may be larger than memory: memory maps and other
-            objects with ``shape``, ``dtype`` and slicing are read batch by batch.
+        X : array-like, CSR matrix, data frame, Tensor or ActivationStore
+            Of shape (n_samples, n_features). With ``batch_size`` it may be larger than memory:
+            stores, memory maps and other objects with ``shape``, ``dtype`` and slicing are read
+            batch by batch.
         y : ignored
             Scorers may use it as the truth.
 

@@ -88,7 +88,8 @@ class MLPEncoder(BaseSparseEncoder):
     optimizer : {"adam", "sign"}, default="adam"
         "sign": schedule-free sign descent, steps along the signs of gradients and the average of
         where they lead; half the memory. Rows whose error is five times the median or more have
-        limited weight. It needs no schedule: set ``learning_rate="constant"``.
+        limited weight, but not with ``objective="codes"``. It needs no schedule: set
+        ``learning_rate="constant"``.
     tol : float >= 0, default=1e-4
         When the loss has not improved by this share of it for ``n_iter_no_change`` epochs in
         a row, training stops; with ``learning_rate="decay"`` after the rate has fallen.
@@ -101,7 +102,8 @@ class MLPEncoder(BaseSparseEncoder):
         all rows that ``max_iter`` epochs read, at least 4 for each latent, but at most two passes
         over the rows, and 10⁷.
     aux_alpha : float >= 0, default=1.0
-        Weight of the auxiliary loss by which dead latents learn the residual.
+        Weight of the auxiliary loss by which dead latents learn the residual. Not used with
+        ``objective="codes"``.
     sparse_output : bool, default=False
         Whether ``transform`` returns CSR.
     random_state : int, RandomState or None, default=None

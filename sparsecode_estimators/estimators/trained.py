@@ -109,7 +109,9 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
 
         Parameters
         ----------
-        X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_features)
+        X : array-like, CSR matrix, data frame, Tensor or ActivationStore
+            Of shape (n_samples, n_features). A store, a memory map or another object with
+            ``shape``, ``dtype`` and slicing is read batch by batch.
         y : array-like of shape (n_samples, n_components) or (n_samples, n_targets), default=None
             Of all kinds that X may have. Known codes, with ``objective="codes"``; other
             activations of the same samples, with ``objective="targets"``. Otherwise ignored,

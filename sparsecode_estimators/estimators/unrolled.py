@@ -98,8 +98,8 @@ class UnrolledEncoder(BaseSparseEncoder):
         to unit variance.
     optimizer : {"adam", "sign"}, default="adam"
         "sign": schedule-free sign descent, steps along the signs of gradients and the average of
-        where they lead; half the memory. Rows whose error is five times the median or more have
-        limited weight. It needs no schedule: set ``learning_rate="constant"``.
+        where they lead; half the memory. It needs no schedule: set ``learning_rate="constant"``.
+        (Rows with large errors have full weight here, unlike those of an SAE.)
     tol : float >= 0, default=1e-4
         When the loss has not improved by this share of it for ``n_iter_no_change`` epochs in
         a row, training stops; with ``learning_rate="decay"`` after the rate has fallen.
@@ -112,7 +112,8 @@ class UnrolledEncoder(BaseSparseEncoder):
         all rows that ``max_iter`` epochs read, at least 4 for each latent, but at most two passes
         over the rows, and 10⁷.
     aux_alpha : float >= 0, default=1.0
-        Weight of the auxiliary loss by which dead latents learn the residual.
+        Not used: the steps have no auxiliary loss by which dead latents of an SAE learn the
+        residual. Dead latents are revived all the same.
     sparse_output : bool, default=False
         Whether ``transform`` returns CSR.
     random_state : int, RandomState or None, default=None

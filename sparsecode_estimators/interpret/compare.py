@@ -57,7 +57,7 @@ def compare_encoders(
     a, b : Scores
         From the same method, with the same settings.
     measure : str, default="f1"
-        As in :meth:`Scores.values`.
+        As in ``Scores.values``.
     pairs : sequence of (int, int), default=None
         Latents of `a` and `b`. None: those with the same number.
     max_l0_ratio : float, default=1.05

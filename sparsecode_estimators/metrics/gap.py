@@ -37,6 +37,15 @@ class AmortisationGap(NamedTuple):
     split_gap : ndarray of shape (n_samples,)
         Duality gap of the best codes on the support: ``magnitude`` is at most this much
         larger than it says.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsecode_estimators.metrics import amortisation_gap
+    >>> X, codes = np.array([[2.0, 0.0]]), np.array([[0.5, 0.0]])
+    >>> gap = amortisation_gap(None, X, codes=codes, dictionary=np.eye(2), alpha=1.0)
+    >>> gap.objective.tolist(), gap.excess.tolist()
+    ([1.625], [0.125])
     """
 
     excess: np.ndarray

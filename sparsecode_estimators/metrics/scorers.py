@@ -32,6 +32,16 @@ def mcc_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     ------
     ValueError
         If `y` is None, or holds no codes but what an encoder with ``objective="targets"`` predicts.
+
+    Examples
+    --------
+    >>> from sparsecode_estimators import SparseCodingEncoder
+    >>> from sparsecode_estimators.datasets import make_sparse_codes
+    >>> from sparsecode_estimators.metrics import mcc_scorer
+    >>> data = make_sparse_codes(500, 8, 16, 3, random_state=0)
+    >>> coder = SparseCodingEncoder(dictionary=data.dictionary, alpha=0.0025).fit(data.X)
+    >>> bool(mcc_scorer(coder, data.X, data.codes) > 0.98)
+    True
     """
     if _predicts_targets(estimator):
         raise ValueError(
@@ -64,6 +74,16 @@ def reconstruction_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     -------
     float
         At most 1, higher is better.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsecode_estimators import SparseCodingEncoder
+    >>> from sparsecode_estimators.metrics import reconstruction_scorer
+    >>> X = np.array([[3.0, 0.5], [0.0, 4.0]])
+    >>> coder = SparseCodingEncoder(dictionary=np.eye(2), alpha=0.0).fit(X)
+    >>> round(reconstruction_scorer(coder, X), 6)
+    1.0
     """
     if _predicts_targets(estimator):
         return float(estimator.score(X, y))
@@ -85,6 +105,15 @@ def sparsity_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     -------
     float
         Between -n_components and 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsecode_estimators import SparseCodingEncoder
+    >>> from sparsecode_estimators.metrics import sparsity_scorer
+    >>> X = np.array([[3.0, 0.5], [0.0, 4.0]])
+    >>> sparsity_scorer(SparseCodingEncoder(dictionary=np.eye(2), alpha=1.0).fit(X), X)
+    -1.0
     """
     return -l0(estimator.transform(X))
 

@@ -10,7 +10,24 @@ from .inputs import as_codes, check_same, row_blocks
 
 
 class SupportScores(NamedTuple):
-    """Agreement of two supports, each number between 0 and 1."""
+    """Agreement of two supports, each number between 0 and 1.
+
+    Attributes
+    ----------
+    precision : float
+        Share of the predicted non-zeros that are true ones.
+    recall : float
+        Share of the true non-zeros that are predicted.
+    f1 : float
+        Their harmonic mean.
+
+    Examples
+    --------
+    >>> from sparsecode_estimators.metrics import support_scores
+    >>> scores = support_scores([[1, 0, 2, 0]], [[5, 0, 0, 0]])
+    >>> scores.precision, scores.recall
+    (1.0, 0.5)
+    """
 
     precision: float
     recall: float

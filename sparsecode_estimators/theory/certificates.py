@@ -34,6 +34,13 @@ class EncoderCertificate(NamedTuple):
     radius : ndarray of shape (n_components,)
         The multipliers cancel only to rounding, so the proof excludes encoders with
         ``‖(w, b)‖₁`` up to this; infinite where an encoder exists.
+
+    Examples
+    --------
+    >>> from sparsecode_estimators.theory import perfect_linear_encoder_exists
+    >>> certificate = perfect_linear_encoder_exists([[-1.0], [0.0], [1.0]], [[0], [0], [1]])
+    >>> certificate.exists, certificate.weights.round(3)
+    (array([ True]), array([[1.]]))
     """
 
     exists: np.ndarray

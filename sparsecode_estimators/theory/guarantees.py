@@ -32,6 +32,14 @@ class RecoveryGuarantee(NamedTuple):
     unique : int
         A code with at most so many non-zeros is the sparsest one for its row, so that
         exhaustive search finds it: ``n_nonzero_coefs``, or more if the spark says so.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsecode_estimators.theory import recovery_guarantee
+    >>> guarantee = recovery_guarantee(np.eye(3))
+    >>> guarantee.n_nonzero_coefs, guarantee.theorem, guarantee.unique
+    (3, 'coherence', 3)
     """
 
     n_nonzero_coefs: int

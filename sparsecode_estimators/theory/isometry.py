@@ -27,6 +27,13 @@ class RestrictedIsometry(NamedTuple):
         The constant is at most this. Equal to ``lower`` where all sets have been tried.
     support : ndarray of shape (k,)
         Atoms whose Gram matrix is that far from the identity.
+
+    Examples
+    --------
+    >>> from sparsecode_estimators.theory import restricted_isometry
+    >>> bounds = restricted_isometry([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], 2)
+    >>> round(bounds.lower, 3), round(bounds.upper, 3), bounds.support.tolist()
+    (0.8, 0.8, [1, 2])
     """
 
     lower: float

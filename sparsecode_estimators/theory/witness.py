@@ -23,6 +23,20 @@ class AmortisationWitness(NamedTuple):
         Largest absolute error of a code that the encoder gives for its row.
     bound : float
         What no one-pass encoder for this dictionary stays below on all such sources.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsecode_estimators import SAEEncoder
+    >>> from sparsecode_estimators.datasets import make_sparse_codes
+    >>> from sparsecode_estimators.theory import amortisation_witness
+    >>> data = make_sparse_codes(500, 8, 16, 3, random_state=0)
+    >>> sae = SAEEncoder(dictionary=data.dictionary, max_iter=50, random_state=0).fit(data.X)
+    >>> witness = amortisation_witness(sae, data.dictionary, lo=0.5, hi=2.0)
+    >>> row = witness.codes @ data.dictionary
+    >>> error = np.abs(sae.transform(row[None]) - witness.codes).max()
+    >>> bool(np.isclose(error, witness.error, rtol=1e-4))
+    True
     """
 
     codes: np.ndarray
