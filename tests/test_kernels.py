@@ -266,7 +266,7 @@ def left_by_lanes(monkeypatch):
         return left
 
     monkeypatch.setattr(cpu_side_by_side, "lane_lasso", watched)
-    monkeypatch.setattr(cpu_side_by_side, "ABREAST", (cpu.FEW, 1000))
+    monkeypatch.setattr(cpu_side_by_side, "WIDEST", (cpu.FEW, 1000))
     monkeypatch.setattr(cpu_side_by_side, "permutes", lambda: True)
     return seen
 
@@ -300,7 +300,7 @@ def test_rows_side_by_side_agree_with_the_definition(shape, positive, left_by_la
 def test_rows_side_by_side_agree_with_single_ones(positive, left_by_lanes, monkeypatch):
     X, D, penalty = few_rows(Shape(300, 8, 16), positive=positive)
     abreast = solve_few(X, D, penalty, positive)
-    monkeypatch.setattr(cpu_side_by_side, "ABREAST", (0, 0))
+    monkeypatch.setattr(cpu_side_by_side, "WIDEST", (0, 0))
     single = solve_few(X, D, penalty, positive)
     np.testing.assert_allclose(abreast.codes, single.codes, atol=1e-6)
     np.testing.assert_allclose(abreast.energy, single.energy, atol=1e-8)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..inference import SOLVERS, Atoms, Solution, choose, solve
+from .arrays import read_rows
 
 
 class EncodeInfo(NamedTuple):
@@ -207,3 +208,13 @@ class Coder:
                 ConvergenceWarning,
                 stacklevel=4,
             )
+
+
+def info_of(estimator: Any, X: Any) -> EncodeInfo:
+    """What the solver of a fitted estimator says of its codes for X, which are not kept."""
+    rows = read_rows(estimator, X, reset=False, device=estimator.device)
+    encode = estimator._encoder(rows)
+    with torch.no_grad():
+        for batch in rows.batches(len(estimator.components_), loops=encode.loops):
+            encode(batch)
+    return encode.info()

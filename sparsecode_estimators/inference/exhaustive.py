@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.least_squares import GATHER_LIMIT
-from ..kernels.tolerances import INDEPENDENT
+from ..kernels.shared import INDEPENDENT
 from .least_squares import refit
 from .problem import KSparse
 from .solution import Solution, finish_k_sparse

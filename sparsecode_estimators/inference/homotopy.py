@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.least_squares import top_support
-from ..kernels.tolerances import INDEPENDENT
+from ..kernels.shared import INDEPENDENT
 from .double import finish
 from .fista import fista
 from .problem import Lasso, alpha_max

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.least_squares import GATHER_LIMIT
-from ..kernels.tolerances import FLOOR, INDEPENDENT
+from ..kernels.shared import FLOOR, INDEPENDENT
 from .problem import Problem
 
 

@@ -17,6 +17,7 @@ from . import reference, reference_replacement, reference_stages, rounded
 from .cpu_probe import compiled_loops
 from .cuda_probe import fused
 from .reference import Answer, soft_threshold
+from .shared import FEW
 
 __all__ = [
     "Answer",
@@ -32,15 +33,14 @@ __all__ = [
     "working_set",
 ]
 
-FEW_ATOMS = 64  # whose Gram matrix fits in the registers that work on one row
 LARGEST_GRAM = 2**14  # atoms beyond which the Gram matrix takes too much memory
 LARGEST_LASSO_GRAM = 2**12  # and is not worth its price for the lasso
 ROUNDING = 1e-14  # of an energy of 1 in double precision, after some operations
 MEDIUM_GRAM = 2**11  # atoms up to which it is made for stages and exchanges
 SMALL_GRAM = 2**10  # atoms up to which it is made even for one row of k-sparse codes
 LASSO_ROW = 1_750_000  # multiply-adds of making it, in the time that it saves a row of the lasso
-SHARE = 0.6  # of the largest product with the residual, from which on atoms enter together
-DEPTH = 0.2  # of the largest one at a look, down to which stages go on without another look
+STAGE_SHARE = 0.6  # of the largest product with the residual, from which on atoms enter together
+STAGE_DEPTH = 0.2  # of the largest one at a look, down to which stages go on without another look
 
 _compiled = partial(compiled_loops, "cpu")
 
@@ -50,7 +50,7 @@ def _make(D: Tensor) -> ModuleType:
     made = None
     if D.device.type == "cpu":
         made = _compiled()
-    elif D.device.type == "cuda" and len(D) <= FEW_ATOMS:
+    elif D.device.type == "cuda" and len(D) <= FEW:
         made = fused("cuda", D.device)
     return made or reference
 
@@ -160,7 +160,7 @@ def gram_pays(n: int, n_components: int, n_features: int, *, k: int = 1, rule: s
     rule : {"lasso", "omp", "ols", "stages"}
     """
     if rule == "lasso":
-        cheap = n_components <= FEW_ATOMS or n_components**2 * n_features <= LASSO_ROW * n
+        cheap = n_components <= FEW or n_components**2 * n_features <= LASSO_ROW * n
         return n_components <= LARGEST_LASSO_GRAM and cheap
     if rule == "stages":
         return n_components <= MEDIUM_GRAM
@@ -288,8 +288,8 @@ def stages(
     *,
     k: int,
     positive: bool,
-    share: float = SHARE,
-    depth: float = DEPTH,
+    share: float = STAGE_SHARE,
+    depth: float = STAGE_DEPTH,
     max_steps: int,
     tol: float,
 ) -> Answer:

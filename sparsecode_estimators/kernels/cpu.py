@@ -11,11 +11,10 @@ from torch import Tensor
 
 from . import cpu_side_by_side as side_by_side
 from . import cpu_without_gram as without_gram
-from .cpu_all_atoms import LANES
 from .cpu_arrays import CHUNK, arrays, product, room_for_answers, squares, without_gap
 from .cpu_certificate import scale_of
 from .cpu_chunks import in_chunks
-from .cpu_few_state import DEPTH, FEW
+from .cpu_few_state import DEPTH
 from .cpu_pursuit import pursuit as _pursuit
 from .cpu_pursuit import room_for as room_for_pursuit
 from .cpu_replacement import replacement as _replacement
@@ -25,6 +24,7 @@ from .cpu_stages import stages as _stages
 from .cpu_working_set import room_for as room_for_lasso
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
+from .shared import CLASSES, FEW
 
 ALIASED = 4096  # bytes; rows so far apart share the same places in the first cache
 
@@ -176,10 +176,10 @@ def _with_exchanges(
 
 
 def _padded(gram: Tensor) -> Tensor:
-    """With columns of zeros up to a multiple of ``LANES``, as that in bfloat16 has."""
-    missing = -gram.shape[1] % LANES
+    """With columns of zeros up to a multiple of ``CLASSES``, as that in bfloat16 has."""
+    missing = -gram.shape[1] % CLASSES
     if not missing:
         return gram
     if (gram.shape[1] + missing) * gram.itemsize % ALIASED == 0:
-        missing += LANES
+        missing += CLASSES
     return torch.nn.functional.pad(gram, (0, missing))

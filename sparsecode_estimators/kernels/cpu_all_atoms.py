@@ -27,8 +27,8 @@ from .cpu_vectors import (
     where,
     zeros,
 )
+from .shared import CLASSES
 
-LANES = 64  # atoms side by side; arrays and columns of Gram matrices are padded to a multiple
 CHOSEN = -1  # what is left of an atom that cannot be chosen
 
 
@@ -42,10 +42,10 @@ class Field(NamedTuple):
     left : array
         Squared length of the part that chosen atoms do not explain; ones for a rule that does
         not ask. Less than zero where an atom cannot be chosen.
-    top, rest, place : arrays of shape (LANES,)
-        The best atom of each lane: its squared slope (0 if there is none), what is left of it,
+    top, rest, place : arrays of shape (CLASSES,)
+        The best atom of each class: its squared slope (0 if there is none), what is left of it,
         and the number of the first atom beside it.
-    gain : array of shape (LANES,)
+    gain : array of shape (CLASSES,)
         The ratio of both, once :func:`best_atom` has been asked.
     floor, least : numbers
         An atom counts if its slope is above ``floor`` and more than ``least`` is left of it.
@@ -68,7 +68,7 @@ def new_field(like, width, floor, least, positive):
     """``width`` is that of a row of the Gram matrix."""
     kind = like.dtype.type
     slope, left = (space(width, like.dtype) for _ in range(2))
-    top, rest, place, gain = (space(LANES, like.dtype) for _ in range(4))
+    top, rest, place, gain = (space(CLASSES, like.dtype) for _ in range(4))
     left[:] = rest[:] = 1
     return Field(slope, left, top, rest, place, gain, kind(floor), kind(least), positive)
 
@@ -85,7 +85,7 @@ def _update(field, j, v, height, change):
 
 @inlined
 def _better(slope, left, j, floor, least, positive, top, rest, place):
-    """The best of a lane: by fractions, without a division."""
+    """The best of a class: by fractions, without a division."""
     square = multiply(slope, absolute(slope) if positive else slope)
     better = more_than(multiply(square, rest), multiply(top, left))
     better = both(better, both(more_than(square, floor), more_than(left, least)))
@@ -96,7 +96,7 @@ def _better(slope, left, j, floor, least, positive, top, rest, place):
 def spread(gram, atoms, weights, k, height, change, field):
     r"""With :math:`v = \sum_i w_i G_{e_i}`, ``slope −= height·v`` and ``left += change·v²``.
 
-    And the best atom of each lane: that with the largest slope²/left, which is twice what it
+    And the best atom of each class: that with the largest slope²/left, which is twice what it
     would lower the residual by. A block of atoms stays in registers all the way.
     """
     width, kind, positive = gram.shape[1], field.slope.dtype.type, field.positive
@@ -105,7 +105,7 @@ def spread(gram, atoms, weights, k, height, change, field):
     ta, tb, tc, td = none, none, none, none
     ra, rb, rc, rd = one, one, one, one
     pa, pb, pc, pd = none, none, none, none
-    for j in range(0, width, LANES):
+    for j in range(0, width, CLASSES):
         a, b, c, d = none, none, none, none
         for i in range(k):
             place, w = atoms[i] * width + j, weights[i]
@@ -137,18 +137,18 @@ def _keep(field, which, top, rest, place):
 
 @part
 def best_atom(field):
-    """Atom with the largest gain of all lanes, or -1."""
+    """Atom with the largest gain of all classes, or -1."""
     gain = zeros(field.top)
-    for lane in range(0, LANES, WIDTH):
-        store(field.gain, lane, divide(load(field.top, lane), load(field.rest, lane)))
-        gain = maximum(gain, load(field.gain, lane))
+    for some in range(0, CLASSES, WIDTH):
+        store(field.gain, some, divide(load(field.top, some), load(field.rest, some)))
+        gain = maximum(gain, load(field.gain, some))
     best = largest(gain)
     if best == 0:
         return -1
-    for lane in range(0, LANES, WIDTH):
-        here = first(at_least(load(field.gain, lane), splat(best)))
+    for some in range(0, CLASSES, WIDTH):
+        here = first(at_least(load(field.gain, some), splat(best)))
         if here < WIDTH:
-            return int(field.place[lane + here]) + lane + here
+            return int(field.place[some + here]) + some + here
     return -1
 
 

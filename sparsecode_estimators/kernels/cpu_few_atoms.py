@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_few_certificate import conclude
-from .cpu_few_state import BLOCK, DEPTH, FEW
+from .cpu_few_state import BLOCK, DEPTH
 from .cpu_jit import compiled, inlined
 from .cpu_vectors import (
     WIDTH,
@@ -24,7 +24,7 @@ from .cpu_vectors import (
     subtract,
     zeros,
 )  # fmt: skip
-from .tolerances import INDEPENDENT
+from .shared import FEW, INDEPENDENT
 
 TOL = 2  # an atom is violated by more than this many roundings of the largest product,
 SURE = 4 * TOL  # and, if the active ones span it, by more than so many

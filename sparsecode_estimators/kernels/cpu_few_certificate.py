@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu_certificate import gap_of
-from .cpu_few_state import DEPTH, FEW, LEAST
+from .cpu_few_state import DEPTH, LEAST
 from .cpu_jit import inlined
 from .cpu_vectors import (
     WIDTH,
@@ -22,6 +22,7 @@ from .cpu_vectors import (
     total,
     zeros,
 )
+from .shared import FEW
 
 STEPS = 3  # most Newton steps
 ENOUGH = 1e-11  # error of a slope, of the largest product, that needs no other step

@@ -6,7 +6,7 @@ import numpy as np
 
 from .cpu_few_atoms import append, begin, repair
 from .cpu_few_certificate import polish
-from .cpu_few_state import BLOCK, DEPTH, FEW
+from .cpu_few_state import BLOCK, DEPTH
 from .cpu_jit import compiled, inlined
 from .cpu_vectors import (
     WIDTH,
@@ -25,7 +25,7 @@ from .cpu_vectors import (
     where,
     zeros,
 )
-from .tolerances import FLOOR, RESOLUTION
+from .shared import FEW, FLOOR, RESOLUTION
 
 
 @inlined

@@ -8,8 +8,8 @@ import numpy as np
 
 from .cpu_room import space
 from .cpu_vectors import WIDTH
+from .shared import FEW
 
-FEW = 64  # most atoms, and the step of arrays over them
 DEPTH = WIDTH  # most active atoms
 BLOCK = 16  # rows that take turns, so that one is computed while another waits
 LEAST = 1e-300  # stands for a penalty of zero where one divides by it

@@ -76,7 +76,7 @@ def _version() -> int:
     """Another number as soon as any of the compiled loops is another."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    for file in (folder / "tolerances.py", *sorted(folder.glob("cpu_*.py"))):
+    for file in (folder / "shared.py", *sorted(folder.glob("cpu_*.py"))):
         digest.update(file.read_bytes())
     return int.from_bytes(digest.digest()[:4], "big")
 

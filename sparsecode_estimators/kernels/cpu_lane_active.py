@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_lane_state import DEPTH, FEW, lanes, vectors
+from .cpu_lane_state import DEPTH, lanes, vectors
+from .shared import FEW
 
 BEYOND = 1e38  # penalty of atoms that there are not, and violation that none exceeds
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .cpu_jit import inlined
 from .cpu_lane_rows import look_up, multiply_rows
-from .cpu_lane_state import DEPTH, FEW
+from .cpu_lane_state import DEPTH
 from .cpu_lane_vectors import in_turn
 from .cpu_vectors import (
     WIDTH,
@@ -24,6 +24,7 @@ from .cpu_vectors import (
     where,
     zeros,
 )
+from .shared import FEW
 
 GOOD = 1e-9  # gap, of the energy of the row, up to which it is not solved again
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .cpu_jit import inlined
 from .cpu_lane_rows import look_up
-from .cpu_lane_state import DEPTH, FEW, SOME
+from .cpu_lane_state import DEPTH, SOME
 from .cpu_vectors import (
     WIDTH,
     add,
@@ -19,6 +19,7 @@ from .cpu_vectors import (
     where,
     zeros,
 )
+from .shared import FEW
 
 STEPS = 3  # most Newton steps of a row whose atoms are nearly dependent; others take one
 CLOSE = 0.01  # share of an atom's squared length below which the others nearly span it

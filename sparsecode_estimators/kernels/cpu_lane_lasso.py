@@ -6,7 +6,7 @@ from .cpu_jit import compiled, inlined
 from .cpu_lane_active import BEYOND
 from .cpu_lane_certificate import certify, times_inverse
 from .cpu_lane_rows import look_up, multiply_rows, of_atom, read
-from .cpu_lane_state import DEPTH, FEW
+from .cpu_lane_state import DEPTH
 from .cpu_lane_vectors import in_turn, put_columns, tag, tagged
 from .cpu_vectors import (
     WIDTH,
@@ -30,6 +30,7 @@ from .cpu_vectors import (
     where,
     zeros,
 )
+from .shared import FEW
 
 TOL = 4  # an atom is violated by more than this many roundings of the largest product
 SPANNED = 1e-3  # share of a newcomer's squared length below which the active atoms span it

@@ -7,7 +7,7 @@ import numpy as np
 from .cpu_jit import compiled, inlined
 from .cpu_lane_finish import CLOSE, polish
 from .cpu_lane_rows import look_up, multiply_rows, of_atom, read
-from .cpu_lane_state import DEPTH, FEW
+from .cpu_lane_state import DEPTH
 from .cpu_lane_vectors import power_below
 from .cpu_vectors import (
     WIDTH,
@@ -31,7 +31,7 @@ from .cpu_vectors import (
     where,
     zeros,
 )
-from .tolerances import FLOOR, RESOLUTION
+from .shared import FEW, FLOOR, RESOLUTION
 
 
 @inlined

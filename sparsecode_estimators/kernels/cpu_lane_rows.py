@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .cpu_jit import inlined
-from .cpu_lane_state import FEW
 from .cpu_lane_vectors import columns, pick
 from .cpu_vectors import (
     WIDTH,
@@ -19,6 +18,7 @@ from .cpu_vectors import (
     where,
     zeros,
 )
+from .shared import FEW
 
 
 @inlined

@@ -8,8 +8,8 @@ import numpy as np
 
 from .cpu_room import space
 from .cpu_vectors import WIDTH
+from .shared import FEW
 
-FEW = 64  # most atoms, and the step of tables over them
 DEPTH = 16  # most chosen atoms
 SOME = 32  # features whose numbers are looked up at a time
 

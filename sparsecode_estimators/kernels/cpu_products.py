@@ -22,7 +22,7 @@ from .rounded import is_faster as rounded_are_faster
 ATOMS = 256  # to be multiplied at once: MKL slows down where there are very many
 ROWS = 128  # of bytes that a thread takes at a time: they stay in its cache
 LOSS = 0.05  # of a row's or atom's length; where bytes lose more, it is multiplied as it is
-FEW = 32  # one atom of so many may be
+WHOLE = 32  # one atom of so many may be
 
 
 class Products:
@@ -94,7 +94,7 @@ class _Bytes(Products):
     @property
     def pays(self) -> bool:
         """Whether bytes say enough about most atoms."""
-        return len(self.whole) <= len(self.atoms) // FEW
+        return len(self.whole) <= len(self.atoms) // WHOLE
 
     def _write(self, r: Tensor, out: Tensor) -> np.ndarray:
         rows = rounded(r.numpy(), 1, ZERO)

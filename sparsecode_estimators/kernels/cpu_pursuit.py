@@ -18,7 +18,7 @@ from .cpu_support import (
     settle,
     spread_sum,
 )
-from .tolerances import FLOOR, RESOLUTION
+from .shared import FLOOR, RESOLUTION
 
 
 @inlined

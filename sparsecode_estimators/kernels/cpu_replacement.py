@@ -22,7 +22,7 @@ from .cpu_support import (
     spread_sum,
 )
 from .cpu_vectors import WIDTH, load, store
-from .tolerances import FLOOR, RESOLUTION
+from .shared import FLOOR, RESOLUTION
 
 SURELY = 1e-6  # share by which an exchange has to lose before it is tried, for rounding
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .cpu_all_atoms import LANES
 from .cpu_jit import part
 from .cpu_residual import dot
+from .shared import CLASSES
 
 NEARLY = 0.8  # share of the largest gain from which an atom's slope is computed exactly
 OFF = 0.1  # share of the best slope that may be rounding: what NEARLY leaves room for
@@ -19,7 +19,7 @@ def all_slopes(r, D, slope):
 
 @part
 def best_of_near(r, D, field, found):
-    """Of the lanes' atoms with nearly the largest gain the one that has it, by exact slopes.
+    """Of the classes' atoms with nearly the largest gain the one that has it, by exact slopes.
 
     Parameters
     ----------
@@ -35,13 +35,13 @@ def best_of_near(r, D, field, found):
     """
     slope, left, none = field.slope, field.left, field.slope.dtype.type(0)
     largest = none
-    for lane in range(LANES):
-        largest = max(largest, field.gain[lane])
+    for place in range(CLASSES):
+        largest = max(largest, field.gain[place])
     atom, best, off = found, none, none
-    for lane in range(LANES):
-        if field.gain[lane] < NEARLY * largest:
+    for place in range(CLASSES):
+        if field.gain[place] < NEARLY * largest:
             continue
-        here = int(field.place[lane]) + lane
+        here = int(field.place[place]) + place
         exact = slope.dtype.type(dot(r, D, here))
         off = max(off, abs(exact - slope[here]))
         size = exact if field.positive else abs(exact)

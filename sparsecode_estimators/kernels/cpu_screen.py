@@ -40,7 +40,7 @@ UNIT = 2.0**-8  # relative error of a number rounded to bfloat16
 SUM = 2.0**-23  # of a sum in float32, for each of its terms: twice what it can be
 FLUSHED = 1e-30  # the hardware takes the smallest numbers for zero, which no bound knows
 _BLOCK = 1024  # rows whose errors are in memory at once
-SHARE = 16  # one atom of so many may be left open; of a row with more all are computed
+OPEN = 16  # one atom of so many may be left open; of a row with more all are computed
 
 
 class Screen:
@@ -183,7 +183,7 @@ def _candidates(scores, start, bias, length, reach, unit, signed, least, found):
 
 
 def _room(n_components, k):
-    most = n_components // SHARE + WIDTH
+    most = n_components // OPEN + WIDTH
     found = space(most, np.int64)
     return group_maxima(k, np.float32), found, *(space(most, np.float32) for _ in range(3))
 
@@ -195,7 +195,7 @@ def _settle_rows(
     """Columns of the ``k`` largest scores and the scores, of all rows of which few are open."""
     top, found, true, size, kept = room
     n_components, k, unit = len(bias), atoms.shape[1], bias.dtype.type(UNIT)
-    most = n_components // SHARE
+    most = n_components // OPEN
     for row in rows:
         start, reach = row * n_components, reaches[row]
         least = bias.dtype.type(_floor(scores, start, bias, length, reach, unit, signed, k, top))

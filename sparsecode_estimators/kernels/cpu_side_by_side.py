@@ -18,9 +18,10 @@ from .cpu_lane_pursuit import lane_pursuit
 from .cpu_lane_state import abreast, lanes
 from .cpu_lane_vectors import permutes
 
-ABREAST = 32, 256  # atoms and features up to which the lasso of rows side by side is faster
-SOME, MOST = 64, 0.8  # rows of a chunk side by side stop after as many steps as this share of the
-SOON = 8  # first ones took, if they were no more than so many
+WIDEST = 32, 256  # atoms and features up to which the lasso of rows side by side is faster
+# Rows of a chunk side by side stop after as many steps as this share of so many first ones took,
+# if they were no more than SOON.
+SOME, MOST, SOON = 64, 0.8, 8
 ROWS = 2**13, 2**15  # least and most rows of a chunk, which takes some calls of 50 µs each
 DEEPEST = 16  # most atoms that are added to rows side by side, at most DEPTH
 
@@ -54,7 +55,7 @@ def _lasso_side_by_side(
     change their answers.
     """
     rows, atoms, prices, ridge, positive, eps = given
-    fits = atoms.shape[0] <= ABREAST[0] and atoms.shape[1] <= ABREAST[1]
+    fits = atoms.shape[0] <= WIDEST[0] and atoms.shape[1] <= WIDEST[1]
     served = rows.dtype == np.float32 and not ridge and (prices > 0).all()
     if not (fits and served and permutes()):
         return lambda chunk, room: chunk, lambda: None
@@ -109,12 +110,12 @@ def _left(loops: Callable[..., int], chunk: np.ndarray, *given: Any) -> np.ndarr
 
 
 def _and_the_rest(
-    few: Solve, room: Callable[[], Any], many: Rest, rows: np.ndarray, out: tuple[Any, ...]
+    solve: Solve, room: Callable[[], Any], many: Rest, rows: np.ndarray, out: tuple[Any, ...]
 ) -> None:
-    """Solve rows by ``few``, and those that it leaves by ``many``."""
+    """Solve rows by ``solve``, and those that it leaves by ``many``."""
     left = [np.empty(0, np.int64)]
     size = min(few_for_each(len(rows), ROWS[0]), ROWS[1])
-    in_chunks(lambda chunk, mine: left.append(few(chunk, mine)), len(rows), size, room=room)
+    in_chunks(lambda chunk, mine: left.append(solve(chunk, mine)), len(rows), size, room=room)
     rest = np.sort(np.concatenate(left))
     if len(rest):  # otherwise there is nothing to be compiled for
         answers = tuple(a[rest] for a in out)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_all_atoms import LANES, best_atom
+from .cpu_all_atoms import best_atom
 from .cpu_gather import products_with
 from .cpu_inverse import border, downdate, times
 from .cpu_jit import compiled, inlined, part
@@ -15,7 +15,7 @@ from .cpu_replacement import room_for as room_for_exchanges
 from .cpu_residual import residual
 from .cpu_room import space
 from .cpu_support import choose, finish, length_of, project
-from .tolerances import LIMIT, RESOLUTION
+from .shared import CLASSES, LIMIT, RESOLUTION
 
 
 @inlined
@@ -64,8 +64,8 @@ def _enter_best(
     """Candidates with nearly the largest gain come in; how many atoms there are then."""
     floor = -1.0
     while e >= 0 and room > 0:
-        lane = e % LANES
-        gain = np.float64(field.gain[lane])
+        place = e % CLASSES
+        gain = np.float64(field.gain[place])
         if floor < 0:
             floor = max(least, share * share * gain)
         if gain < floor:
@@ -74,39 +74,39 @@ def _enter_best(
         pull = _pull(X, row, length, D, Q, e)
         k = _enter(e, pull, support, gram, D, lengths[e], k, eps)
         room -= k - before
-        field.top[lane] = 0
+        field.top[place] = 0
         e = best_atom(field)
     return k
 
 
 @part
 def _look_at_candidates(X, row, D, length, support, field, k, least, r, near):
-    """Gains of the candidates, one a lane, by the residual as it is now; the best one or -1."""
+    """Gains of the candidates, one a class, by the residual as it is now; the best one or -1."""
     residual(X, row, D, length, support.atoms, support.values, k, r)
     for m in range(r.shape[0]):
         near.residual[0, m] = r[m]
     n = 0
-    for lane in range(LANES):
-        if field.top[lane] >= least:
-            near.atom[n] = int(field.place[lane]) + lane
+    for place in range(CLASSES):
+        if field.top[place] >= least:
+            near.atom[n] = int(field.place[place]) + place
             n += 1
-        field.top[lane] = 0
+        field.top[place] = 0
     products_with(near.residual, 0, D, near.atom, n, near.slope)
     for i in range(n):
         slope = near.slope[i]
         if (slope if field.positive else abs(slope)) > field.floor:
-            field.top[near.atom[i] % LANES] = slope * slope
+            field.top[near.atom[i] % CLASSES] = slope * slope
     return best_atom(field)
 
 
 class Near(NamedTuple):
-    """Candidates that are looked at, at most one a lane.
+    """Candidates that are looked at, at most one a class.
 
     Attributes
     ----------
     residual : array of shape (1, n_features)
-    atom : int array of shape (LANES,)
-    slope : array of shape (LANES + 3,)
+    atom : int array of shape (CLASSES,)
+    slope : array of shape (CLASSES + 3,)
     """
 
     residual: np.ndarray
@@ -116,7 +116,9 @@ class Near(NamedTuple):
 
 def room_for(X, gram, lengths, most, positive, eps):
     """What :func:`stages` works in; arguments are as there."""
-    near = Near(space((1, X.shape[1]), X.dtype), space(LANES, np.int64), space(LANES + 3, X.dtype))
+    near = Near(
+        space((1, X.shape[1]), X.dtype), space(CLASSES, np.int64), space(CLASSES + 3, X.dtype)
+    )
     return *room_for_exchanges(X, gram, lengths, most, positive, eps), near
 
 
@@ -125,13 +127,13 @@ def look(
     X, row, length, D, gram, lengths, Q, most, positive, share, depth, eps, most_steps,
     support, field, k, room, r, near,
 ):  # fmt: skip
-    """Stages among the best atom of each lane, by slopes of all atoms that are known.
+    """Stages among the best atom of each class, by slopes of all atoms that are known.
 
     Returns how many atoms there are, for how many there is room, and the number of stages.
     """
     e, steps, least = choose(X, row, D, length, support, field, gram, k, r), 0, 0.0
     if e >= 0:
-        least = depth * depth * np.float64(field.gain[e % LANES])
+        least = depth * depth * np.float64(field.gain[e % CLASSES])
     while steps < most_steps:
         grown = _enter_best(
             X, row, length, D, gram, lengths, Q, support, field, e, k, room, share, least, eps

@@ -12,7 +12,7 @@ from .cpu_jit import inlined, part
 from .cpu_residual import dot, residual, square, subtract
 from .cpu_room import space
 from .cpu_rounded_atoms import all_slopes, best_of_near
-from .tolerances import FLOOR, RESOLUTION
+from .shared import FLOOR, RESOLUTION
 
 ROUNDED = 2  # bytes of a number of bfloat16
 

@@ -20,7 +20,7 @@ from .cpu_kept import keep, products_of
 from .cpu_residual import subtract
 from .cpu_room import space
 from .cpu_working_set import finish, limits, scratch
-from .tolerances import INDEPENDENT
+from .shared import INDEPENDENT
 
 TURNS = 3  # among candidates, before the inverse of their products is made anew
 BLOCK = 64  # codes looked at together

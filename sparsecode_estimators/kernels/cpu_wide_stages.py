@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cpu_all_atoms import CHOSEN, LANES
+from .cpu_all_atoms import CHOSEN
 from .cpu_inverse import padded
 from .cpu_jit import compiled, inlined, part
 from .cpu_replacement import begin, exchange
 from .cpu_residual import residual
 from .cpu_stages import look
 from .cpu_support import Support, finish, length_of, look_again
-from .tolerances import LIMIT
+from .shared import CLASSES, LIMIT
 
 
 class Paused(NamedTuple):
@@ -57,7 +57,7 @@ def no_gram(D: np.ndarray) -> np.ndarray:
 
     Loops then compute products of atoms, and take slopes of float32 for rounded ones.
     """
-    width = -(-len(D) // LANES) * LANES
+    width = -(-len(D) // CLASSES) * CLASSES
     return np.zeros((0, width), np.uint16 if D.dtype == np.float32 else D.dtype)
 
 

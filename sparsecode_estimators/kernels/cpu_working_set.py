@@ -21,7 +21,7 @@ from .cpu_jit import compiled, inlined, part
 from .cpu_residual import dot, square, subtract
 from .cpu_room import space
 from .cpu_sweep import new_sums, remember, sweep, violated
-from .tolerances import INDEPENDENT
+from .shared import INDEPENDENT
 
 # Measured: see benchmarks/NOTES.md.
 GREED = 0.5  # candidates are violated by at least this share of the worst violation
@@ -29,7 +29,7 @@ START = 0.1  # codes of a warm start below this share of the largest are not can
 SPARE = 64  # candidates beyond twice as many as can be active
 ROUNDINGS = 4  # of ‖x‖²/2; a gap beyond them is one that slopes by the Gram matrix have left
 SHORT = 1e-3  # of the codes: a step after which nothing has to be computed anew
-TURNS = 3  # most steps
+NEWTON_STEPS = 3  # most steps
 AGAIN = 2  # times such a row goes on from exact slopes
 FRESH = 64  # steps after which slopes and inverse are made anew: rounding piles up in them
 
@@ -126,7 +126,7 @@ def finish(
     for i in range(k):
         atoms[i], exact[i] = cand[active[i]], face.code[active[i]]
     loose += off(scale, size, _length(exact, k))
-    for turn in range(TURNS):
+    for turn in range(NEWTON_STEPS):
         for m in range(r.shape[0]):
             r[m] = X[row, m]
         subtract(r, exact, D, atoms, k)
@@ -144,7 +144,7 @@ def finish(
         loose += stale + scale.longest * scale.longest * length
         stale = 0.0
         for i in range(k):
-            if turn + 1 < TURNS:
+            if turn + 1 < NEWTON_STEPS:
                 exact[i] += step[i]
             step[i] = 0
     return conclude(

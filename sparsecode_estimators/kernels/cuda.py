@@ -10,7 +10,7 @@ from .cuda_lasso import lasso
 from .cuda_pursuit import pursuit as pursue
 from .cuda_step import step_along
 from .reference import Answer
-from .tolerances import FLOOR, INDEPENDENT, RESOLUTION
+from .shared import FLOOR, INDEPENDENT, RESOLUTION
 
 WARP = 2**12  # bytes of tableaus that the registers of one warp have room for
 PROGRAM = 2**11  # bytes of tableaus of one program, unless those of one row are more

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .tolerances import FLOOR, LIMIT, RESOLUTION
+from .shared import FLOOR, LIMIT, RESOLUTION
 
 # Gathered atoms take n·k·n_features numbers; rows are cut so that they fit a cache.
 GATHER_LIMIT = 2**22

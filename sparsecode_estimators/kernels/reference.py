@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .least_squares import least_squares, resolution, top_support
-from .tolerances import FLOOR, INDEPENDENT
+from .shared import FLOOR, INDEPENDENT
 
 
 class Answer(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .least_squares import descend_on_support, top_support
 from .reference import Answer
-from .tolerances import FLOOR
+from .shared import FLOOR
 
 
 def replacement(

@@ -8,9 +8,7 @@ from torch import Tensor
 from .least_squares import descend_on_support, top_support
 from .reference import Answer
 from .reference_replacement import replacement
-from .tolerances import FLOOR, LIMIT
-
-CLASSES = 64  # of atoms, by their number; one of each enters at a time
+from .shared import CLASSES, FLOOR, LIMIT
 
 
 def stages(

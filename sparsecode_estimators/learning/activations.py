@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..kernels import sparse
 from ..kernels.sparse import Places
-from .codes import FEW, Codes, Dense, Sparse, Workspace
+from .codes import SPARSE_SHARE, Codes, Dense, Sparse, Workspace
 
 THRESHOLD_MEMORY = 0.02  # weight of a batch in the learned threshold of BatchTopK
 BANDWIDTH = 0.5  # of the window around the threshold of JumpReLU, as a share of alpha
@@ -149,7 +149,7 @@ class TopK(Activation):
         return work.dense(self._mask(pre + bias))
 
     def _is_dense(self, pre: Tensor) -> bool:
-        return self.k_now > FEW * pre.shape[1]
+        return self.k_now > SPARSE_SHARE * pre.shape[1]
 
     def _mask(self, pre: Tensor) -> Tensor:
         size = pre.abs() if self.signed else pre

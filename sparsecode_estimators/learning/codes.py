@@ -15,7 +15,7 @@ from ..kernels import sparse
 from ..kernels.sparse import Places
 from .distributed import Group
 
-FEW = 0.03  # share of active codes below which sparse products are the faster ones
+SPARSE_SHARE = 0.03  # share of active codes below which sparse products are the faster ones
 _LOOK_EVERY = 16  # steps between two looks whether dense codes have become sparse
 
 
@@ -249,7 +249,7 @@ class Workspace:
         """Whether few codes of the whole batch are active."""
         found = torch.stack([active.sum(), active.new_tensor(active.numel(), dtype=torch.int64)])
         n_active, n = self.group.sum_(found).tolist()
-        return bool(n_active <= FEW * n)
+        return bool(n_active <= SPARSE_SHARE * n)
 
     def dense(self, mask: Tensor | None = None) -> Dense:
         """All codes."""

@@ -13,7 +13,7 @@ from .optimizers import Optimizer
 
 # Share of touched atoms up to which their rows alone are sent. To pick them out and put them back
 # are two passes over them in memory, which is less than to send the others.
-FEW = 0.75
+SPARSE_SHARE = 0.75
 
 
 class Reduction:
@@ -226,7 +226,7 @@ def _touched(wide: list[Tensor], counts: Tensor) -> Tensor:
 
 def _sum_rows(wide: list[Tensor], touched: Tensor, share: float, group: Group) -> None:
     rows = None if touched.is_cuda else torch.nonzero(touched).squeeze(1)
-    if rows is None or len(rows) > FEW * len(touched):
+    if rows is None or len(rows) > SPARSE_SHARE * len(touched):
         for g in wide:
             group.sum_(g.mul_(share))
         return

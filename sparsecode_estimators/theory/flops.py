@@ -6,12 +6,10 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.utils.validation import check_is_fitted
 
-from ..estimators.arrays import read_rows
 from ..estimators.base import BaseSparseCoder, thawed
-from ..estimators.coding import EncodeInfo
+from ..estimators.coding import EncodeInfo, info_of
 from ..estimators.ito import ITORefiner
 from ..estimators.learned import DictionaryLearner
 from ..estimators.trained import BaseSparseEncoder
@@ -175,12 +173,7 @@ def _solved(estimator: Any, X: Any) -> tuple[EncodeInfo, int]:
             f"estimator={type(inner).__name__}, from whose codes ITORefiner starts, is not of this "
             "package, and its operations are not known: set init='zeros', or count it yourself."
         )
-    rows = read_rows(estimator, X, reset=False, device=estimator.device)
-    encode = estimator._encoder(rows)
-    with torch.no_grad():
-        for batch in rows.batches(len(estimator.components_), loops=encode.loops):
-            encode(batch)
-    return encode.info(), 0 if inner is None else count_flops(inner, X)
+    return info_of(estimator, X), 0 if inner is None else count_flops(inner, X)
 
 
 def _before(estimator: Any) -> Any:

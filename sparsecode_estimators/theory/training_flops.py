@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..learning.codes import FEW
+from ..learning.codes import SPARSE_SHARE
 from ..learning.run import SETTLING
 
 UPDATE = {"adam": 12, "sign": 8}  # operations of an optimiser for each parameter
@@ -50,7 +50,7 @@ def _row(encoder: Any, N: int, M: int, active: float, dead: float) -> float:
     k = encoder._sparsity()
     places = max(active, k or 0)
     nested = encoder.prefix_sizes is not None
-    if encoder.activation != "batch_topk" and not nested and places > FEW * N:
+    if encoder.activation != "batch_topk" and not nested and places > SPARSE_SHARE * N:
         places = N
     # reconstruction, derivatives by the codes, and by the atoms; those by the last layer
     products = 6 * places * M + 2 * places * width
