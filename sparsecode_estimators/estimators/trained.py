@@ -333,8 +333,9 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         Returns
         -------
         float
-            1 − FVU: at most 1; 0 is what the mean of these rows would get. For constant rows
-            it is 1 if the reconstruction is exact and 0 otherwise.
+            1 − FVU: at most 1; 0 is what the mean of these rows would get. If they are all the
+            same it is 1 where the reconstruction is exact up to rounding in their type, and 0
+            otherwise.
 
         Raises
         ------
