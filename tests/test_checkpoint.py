@@ -74,6 +74,18 @@ def test_a_complete_run_is_not_run_again(tmp_path, monkeypatch):
         SAEEncoder(16, checkpoint=tmp_path, dict_init=X[:16], **OPTIONS).fit(X)
 
 
+def test_a_fit_to_other_rows_is_another_run(tmp_path, monkeypatch):
+    """Also if only one of many rows is another."""
+    rows = np.tile(X, (8, 1))
+    options = {**OPTIONS, "max_iter": 1, "checkpoint": tmp_path}
+    SAEEncoder(16, **options).fit(rows)
+    interrupt_after(monkeypatch, 0)
+    SAEEncoder(16, **options).fit(np.asfortranarray(rows))
+    rows[1] *= 2
+    with pytest.raises(Interrupted):
+        SAEEncoder(16, **options).fit(rows)
+
+
 def test_other_codes_and_warm_starts_are_other_runs(tmp_path):
     codes = planted(400, 8, 16, 3, seed=61)[1]
     options = {"objective": "codes", "checkpoint": tmp_path, **OPTIONS}

@@ -104,7 +104,8 @@ def facts_of(
     """All that a fit depends on, by name, as text that is the same in every process.
 
     The parameters, the shape of the rows (and codes) and some of them, a dictionary that is given,
-    and the weights that a warm start goes on from.
+    and the weights that a warm start goes on from. All rows are read in :func:`kept_run` only:
+    processes that train together should each read their part.
     """
     facts = {"estimator": type(estimator).__name__}
     for name, value in sorted(estimator.get_params(deep=False).items()):
@@ -120,12 +121,13 @@ def facts_of(
     return facts
 
 
-def kept_run(estimator: Any, facts: dict[str, str]) -> Checkpoint:
+def kept_run(estimator: Any, facts: dict[str, str], sources: tuple[Rows, ...]) -> Checkpoint:
     """Where a fit of which these facts are known is kept.
 
-    The name of the file is a digest of them. So candidates of a grid search can share the folder,
-    and no fit takes up another.
+    The name of the file is a digest of them and of all rows. So candidates of a grid search can
+    share the folder, and no fit takes up another.
     """
+    facts = {**facts, "all rows": " ".join(map(_digest, sources))}
     lines = "\n".join(f"{name}={fact}" for name, fact in facts.items())
     digest = hashlib.sha256(lines.encode()).hexdigest()
     path = Path(estimator.checkpoint) / f"{digest[:24]}.safetensors"
@@ -136,6 +138,14 @@ _DIGEST_ROWS = 1024
 _SAME_RUN = (
     "checkpoint", "checkpoint_seconds", "checkpoint_steps", "device", "sparse_output", "verbose",
 )  # fmt: skip
+
+
+def _digest(rows: Rows) -> str:
+    """Of every number in the rows, in whatever batches they are read."""
+    digest = hashlib.sha256()
+    for batch in rows.batches(1):
+        digest.update(batch.cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _text(value: Any) -> str:

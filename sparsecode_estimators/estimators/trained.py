@@ -181,7 +181,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             facts = facts_of(self, given.all, init, resume=resume)
             group.agree(facts)
             if decay and self.checkpoint is not None and group.rank == 0:
-                keep = kept_run(self, facts)
+                keep = kept_run(self, facts, given.all)
         optimizer = None
         if resume:
             optimizer = resumed_optimizer(self, work.rows, trained(run.model, settings))
