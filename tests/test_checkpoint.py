@@ -86,6 +86,34 @@ def test_a_fit_to_other_rows_is_another_run(tmp_path, monkeypatch):
         SAEEncoder(16, **options).fit(rows)
 
 
+def test_other_random_states_are_other_runs(tmp_path, monkeypatch):
+    options = {**OPTIONS, "checkpoint": tmp_path}
+    for seed in (0, 1):
+        SAEEncoder(16, **{**options, "random_state": np.random.RandomState(seed)}).fit(X)
+    interrupt_after(monkeypatch, 0)
+    SAEEncoder(16, **{**options, "random_state": np.random.RandomState(1)}).fit(X)
+    used = np.random.RandomState(1)
+    used.randint(10)
+    with pytest.raises(Interrupted):
+        SAEEncoder(16, **{**options, "random_state": used}).fit(X)
+
+
+def test_types_of_numbers_do_not_make_another_run(tmp_path, monkeypatch):
+    options = {
+        **OPTIONS, "checkpoint": tmp_path, "alpha": 0.1, "dict_init": np.eye(8), "aux_alpha": 1,
+    }  # fmt: skip
+    SAEEncoder(8, **options).fit(X)
+    interrupt_after(monkeypatch, 0)
+    same = {
+        "alpha": np.float64(0.1), "random_state": np.int64(0), "aux_alpha": 1.0,
+        "dict_init": np.eye(8, dtype=int).tolist(), "shuffle": np.bool_(True),
+        "activation": np.str_("relu"),
+    }  # fmt: skip
+    SAEEncoder(np.int32(8), **{**options, **same}).fit(X)
+    with pytest.raises(Interrupted):
+        SAEEncoder(8, **{**options, "alpha": np.float32(0.1)}).fit(X)
+
+
 def test_other_codes_and_warm_starts_are_other_runs(tmp_path):
     codes = planted(400, 8, 16, 3, seed=61)[1]
     options = {"objective": "codes", "checkpoint": tmp_path, **OPTIONS}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +146,27 @@ def _digest(rows: Rows) -> str:
     """Of every number in the rows, in whatever batches they are read."""
     digest = hashlib.sha256()
     for batch in rows.batches(1):
-        digest.update(batch.cpu().contiguous().numpy())
+        digest.update(batch.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
 def _text(value: Any) -> str:
-    """A parameter, the same in every process."""
-    if isinstance(value, str | int | float | None):
-        return repr(value)
-    if isinstance(value, np.random.RandomState) or callable(value):
-        return type(value).__name__  # what a callable returns is in the digest by itself
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    return f"{array.shape} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}"
+    """A parameter, the same in every process and for every type that means the same."""
+    if value is None or isinstance(value, str | bool | np.bool_):
+        return str(value)
+    if isinstance(value, Real):
+        return _number(value)
+    if isinstance(value, np.random.RandomState):
+        return copy.deepcopy(value).bytes(32).hex()  # what it would draw
+    if callable(value):
+        return type(value).__name__  # what it returns is in the digest by itself
+    array = np.asarray(value.detach().cpu().double() if hasattr(value, "detach") else value)
+    array = array.astype(np.float64, order="C", copy=False)
+    return f"{array.shape} {hashlib.sha256(array.data).hexdigest()}"
+
+
+def _number(value: Any) -> str:
+    """1, 1.0 and NumPy's are one number, but large integers keep all digits."""
+    if isinstance(value, Integral) or float(value).is_integer():
+        return str(int(value))
+    return repr(float(value))
