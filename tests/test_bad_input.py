@@ -278,6 +278,17 @@ def test_warm_start_of_another_shape():
         sae.set_params(n_components=12).fit(X)
 
 
+@pytest.mark.parametrize("make", ENCODERS)
+def test_warm_start_without_the_offset_that_was_learned(make):
+    encoder = make(16, max_iter=2, warm_start=True, fit_intercept=True).fit(X + 1)
+    encoder.set_params(fit_intercept=False)
+    for go_on in (encoder.fit, encoder.partial_fit):
+        with pytest.raises(ValueError, match=r"fit_intercept=False .*warm_start=False"):
+            go_on(X + 1)
+    assert not encoder.set_params(warm_start=False).fit(X + 1).intercept_.any()
+    encoder.set_params(warm_start=True).fit(X + 1)
+
+
 @pytest.mark.parametrize("options", [{"n_steps": 4}, {"weights": "analytic"}])
 @pytest.mark.parametrize("n_steps", [1, 2])
 def test_warm_start_of_other_steps(options, n_steps):
