@@ -289,6 +289,21 @@ def test_warm_start_without_the_offset_that_was_learned(make):
     encoder.set_params(warm_start=True).fit(X + 1)
 
 
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("relu", "batch_topk"), ("topk", "jumprelu"), ("batch_topk", "jumprelu"),
+     ("jumprelu", "batch_topk"), ("jumprelu", "relu"), ("gated", "topk"), ("abs_topk", "gated")],
+)  # fmt: skip
+def test_warm_start_with_an_activation_that_learns_something_else(before, now):
+    sae = SAEEncoder(16, activation=before, max_iter=1, warm_start=True).fit(X)
+    sae.set_params(activation=now)
+    message = f"activation='{now}', but this SAEEncoder was fitted with .*warm_start=False"
+    for call in (sae.fit, sae.transform):
+        with pytest.raises(ValueError, match=message):
+            call(X)
+    sae.set_params(warm_start=False).fit(X).set_params(warm_start=True).fit(X)
+
+
 @pytest.mark.parametrize("options", [{"n_steps": 4}, {"weights": "analytic"}])
 @pytest.mark.parametrize("n_steps", [1, 2])
 def test_warm_start_of_other_steps(options, n_steps):

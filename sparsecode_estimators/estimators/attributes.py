@@ -37,7 +37,14 @@ def initial_activation(estimator: Any, D: Tensor, alpha: float) -> Activation:
 
 
 def fitted_activation(estimator: Any, rows: Rows) -> Activation:
-    """The activation from the attributes."""
+    """The activation from the attributes.
+
+    Raises
+    ------
+    ValueError
+        If they are those of another activation.
+    """
+    _check_activation(estimator)
     name, bounded = estimator.activation, estimator.penalty == "tanh"
     if name == "batch_topk":
         return BatchTopK(estimator._sparsity(), to_tensor(estimator.threshold_, rows))
@@ -50,6 +57,29 @@ def fitted_activation(estimator: Any, rows: Rows) -> Activation:
     if name == "relu":
         return ReLU(bounded=bounded)
     return TopK(estimator._sparsity(), signed=name == "abs_topk")
+
+
+def _check_activation(estimator: Any) -> None:
+    """Thresholds and gates are needed by the activation that has learned them, and by no other."""
+    before, now = _learned_by(estimator), estimator.activation
+    # the threshold of "batch_topk" is for inference only: a network without one can go on from it
+    free = before in (None, "batch_topk") and now in ("relu", "topk", "abs_topk")
+    if before == now or free:
+        return
+    was = "one that learns no thresholds or gates" if before is None else repr(before)
+    raise ValueError(
+        f"activation={now!r}, but this {type(estimator).__name__} was fitted with {was}: set the "
+        "old activation, or fit with warm_start=False to start again."
+    )
+
+
+def _learned_by(estimator: Any) -> str | None:
+    """The activation that has left its attributes; None: one that leaves none."""
+    if hasattr(estimator, "gate_scale_"):
+        return "gated"
+    if hasattr(estimator, "threshold_"):
+        return "jumprelu" if np.ndim(estimator.threshold_) else "batch_topk"
+    return None
 
 
 def store_activation(estimator: Any, activation: Activation, rows: Rows) -> None:
