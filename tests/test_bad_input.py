@@ -63,6 +63,23 @@ def test_wrong_width(make):
         fitted.inverse_transform(X[:, :3])
 
 
+BAD_CODES = [
+    (np.full((2, 16), np.nan), "NaN"),
+    (np.full((2, 16), -np.inf), "infinity"),
+    (np.empty((0, 16)), "0 sample"),
+    (CODES.astype(complex), "Complex"),
+    (CODES[0], "Expected 2D array"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_CODES, ids=[m for _, m in BAD_CODES])
+def test_bad_codes_to_decode(bad, message):
+    sae = SAEEncoder(16, max_iter=1, random_state=0).fit(X)
+    for codes in (bad, torch.tensor(bad), torch.tensor(bad).to_sparse()):
+        with pytest.raises(ValueError, match=message):
+            sae.inverse_transform(codes)
+
+
 @pytest.mark.parametrize("make", ENCODERS)
 @pytest.mark.parametrize(
     ("options", "message"),

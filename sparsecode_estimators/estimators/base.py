@@ -141,7 +141,7 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Raises
         ------
         ValueError
-            If codes do not have ``n_components_`` columns or are not finite.
+            If there are no codes, they do not have ``n_components_`` columns or are not finite.
         """
         check_is_fitted(self)
         codes, dtype = read_codes(codes, self._n_features_out)
