@@ -174,6 +174,22 @@ def test_a_damaged_file_is_named(tmp_path):
         SAEEncoder(16, checkpoint=tmp_path, **OPTIONS).fit(X)
 
 
+@pytest.mark.parametrize("change", [lambda t: t[:0], lambda t: None], ids=["shorter", "missing"])
+def test_tensors_that_do_not_fit_are_damage(change, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    SAEEncoder(16, checkpoint=tmp_path, **OPTIONS).fit(X)
+    (path,) = tmp_path.iterdir()
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    tensors = load_file(path)
+    left = {**tensors, "silent_for": change(tensors["silent_for"])}
+    save_file({name: t for name, t in left.items() if t is not None}, path, metadata=about)
+    with pytest.raises(ValueError, match=f"{path.name}.*tensors are missing.*remove it"):
+        SAEEncoder(16, checkpoint=tmp_path, **OPTIONS).fit(X)
+
+
 SCRIPT = """
 import sys
 import numpy as np
