@@ -139,6 +139,7 @@ def test_atoms_may_be_very_short_or_very_long(dtype):
         ({"learning_rate_warmup": 1.5}, "learning_rate_warmup"),
         ({"sparsity_warmup": -0.1}, "sparsity_warmup"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
+        ({"dead_after": 2**70}, "dead_after"),
     ],
     ids=lambda v: str(v)[:40],
 )

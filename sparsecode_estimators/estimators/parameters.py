@@ -19,6 +19,7 @@ from .base import ENCODER_ALPHA_FRACTION, UNSHRUNK_ALPHA_FRACTION, BaseSparseCod
 from .validation import Interval, StrOptions
 
 _AUTO_BATCH = 256
+_MOST_ROWS = 2**63 - 1  # that a counter of 64 bits can tell
 
 
 class TrainingParameters(BaseSparseCoder):
@@ -48,7 +49,7 @@ class TrainingParameters(BaseSparseCoder):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
         "warm_start": ["boolean"],
-        "dead_after": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "dead_after": [StrOptions({"auto"}), Interval(Integral, 1, _MOST_ROWS, closed="both")],
         "aux_alpha": [Interval(Real, 0, None, closed="left")],
         "sparse_output": ["boolean"],
         "random_state": ["random_state"],
