@@ -159,7 +159,8 @@ def test_bad_training_parameters(make, options, message):
         ({"activation": "topk", "penalty": "l1"}, "choose 'auto'"),
         ({"prefix_sizes": [2]}, "set activation='topk' or 'batch_topk'"),
         ({"activation": "topk", "prefix_sizes": [4, 2]}, "must rise"),
-        ({"activation": "topk", "prefix_sizes": [0, 2]}, r"prefix_sizes\[0\]"),
+        ({"activation": "topk", "prefix_sizes": [0, 2]}, r"prefix_sizes\[0\]=0 must"),
+        ({"activation": "topk", "prefix_sizes": [2, 3.0]}, r"prefix_sizes\[1\]=3.0 must"),
         ({"activation": "topk", "prefix_sizes": [2, 2]}, "must rise"),
     ],
     ids=lambda v: str(v)[:40],
@@ -177,7 +178,7 @@ def test_nested_dictionaries_need_a_reconstruction():
 
 @pytest.mark.parametrize("sizes", [(0,), (3, -1), (2.5,)])
 def test_bad_hidden_layers(sizes):
-    with pytest.raises((ValueError, TypeError), match=r"hidden_layer_sizes\[\d\]"):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes\[\d\]"):
         MLPEncoder(hidden_layer_sizes=sizes).fit(X)
 
 

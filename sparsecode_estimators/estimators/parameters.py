@@ -8,7 +8,6 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
-from sklearn.utils.validation import check_scalar
 
 from ..kernels import rounded
 from ..learning.centres import CENTRES
@@ -16,6 +15,7 @@ from ..learning.optimizers import OPTIMIZERS
 from ..learning.run import Settings
 from .attributes import K_SPARSE, PENALTIES
 from .base import ENCODER_ALPHA_FRACTION, UNSHRUNK_ALPHA_FRACTION, BaseSparseCoder
+from .given import given_sizes
 from .validation import Interval, StrOptions
 
 _AUTO_BATCH = 256
@@ -113,10 +113,7 @@ class TrainingParameters(BaseSparseCoder):
         """Sizes of the nested dictionaries, the whole one last."""
         if self.prefix_sizes is None:
             return None
-        ends = tuple(
-            int(check_scalar(n, f"prefix_sizes[{i}]", Integral, min_val=1))
-            for i, n in enumerate(self.prefix_sizes)
-        )
+        ends = given_sizes("prefix_sizes", self.prefix_sizes)
         if any(b <= a for a, b in itertools.pairwise(ends)):
             raise ValueError(f"prefix_sizes={self.prefix_sizes!r} must rise: sort them.")
         return (*(n for n in ends if n < n_components), n_components)
