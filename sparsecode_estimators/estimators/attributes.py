@@ -26,6 +26,7 @@ from ..learning.run import Epoch
 from ..learning.unrolled import UnrolledAutoencoder
 from .arrays import Rows, to_array, to_tensor
 
+# all activations: those of which at most k codes are active, and the others with their penalties
 K_SPARSE = ("topk", "abs_topk", "batch_topk")
 PENALTIES = {"relu": ("l1", "tanh"), "jumprelu": ("l0", "tanh"), "gated": ("l1",)}
 

@@ -27,8 +27,8 @@ class TrainingParameters(BaseSparseCoder):
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "activation": [StrOptions({"relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated"})],
-        "penalty": [StrOptions({"auto", "l1", "l0", "tanh"})],
+        "activation": [StrOptions({*PENALTIES, *K_SPARSE})],
+        "penalty": [StrOptions({"auto", *itertools.chain(*PENALTIES.values())})],
         "prefix_sizes": ["array-like", None],
         "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
