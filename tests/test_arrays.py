@@ -248,3 +248,12 @@ def test_configurations_of_scikit_learn(estimator, config):
         np.testing.assert_allclose(
             np.asarray(estimator.transform(torch.tensor(X))), expected, atol=1e-9
         )
+
+
+@pytest.mark.parametrize("n", [3, 7, 10, 11])  # the mean of so many .1 is not always .1
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_score_of_rows_that_are_all_the_same_is_one_or_zero(dtype, n):
+    rows = np.full((n, 3), 0.1, dtype)
+    precision = np.dtype(dtype).name
+    sae = SAEEncoder(4, max_iter=3, precision=precision, random_state=0).fit(rows)
+    assert (sae.score(rows), sae.score(rows + dtype(0.01))) == (1, 0)

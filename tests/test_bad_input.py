@@ -64,6 +64,23 @@ def test_wrong_width(make):
         fitted.inverse_transform(X[:, :3])
 
 
+BAD_CODES = [
+    (np.full((2, 16), np.nan), "NaN"),
+    (np.full((2, 16), -np.inf), "infinity"),
+    (np.empty((0, 16)), "0 sample"),
+    (CODES.astype(complex), "Complex"),
+    (CODES[0], "Expected 2D array"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_CODES, ids=[m for _, m in BAD_CODES])
+def test_bad_codes_to_decode(bad, message):
+    sae = SAEEncoder(16, max_iter=1, random_state=0).fit(X)
+    for codes in (bad, torch.tensor(bad), torch.tensor(bad).to_sparse()):
+        with pytest.raises(ValueError, match=message):
+            sae.inverse_transform(codes)
+
+
 @pytest.mark.parametrize("make", ENCODERS)
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -123,6 +140,7 @@ def test_atoms_may_be_very_short_or_very_long(dtype):
         ({"learning_rate_warmup": 1.5}, "learning_rate_warmup"),
         ({"sparsity_warmup": -0.1}, "sparsity_warmup"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
+        ({"dead_after": 2**70}, "dead_after"),
     ],
     ids=lambda v: str(v)[:40],
 )
@@ -142,7 +160,8 @@ def test_bad_training_parameters(make, options, message):
         ({"activation": "topk", "penalty": "l1"}, "choose 'auto'"),
         ({"prefix_sizes": [2]}, "set activation='topk' or 'batch_topk'"),
         ({"activation": "topk", "prefix_sizes": [4, 2]}, "must rise"),
-        ({"activation": "topk", "prefix_sizes": [0, 2]}, r"prefix_sizes\[0\]"),
+        ({"activation": "topk", "prefix_sizes": [0, 2]}, r"prefix_sizes\[0\]=0 must"),
+        ({"activation": "topk", "prefix_sizes": [2, 3.0]}, r"prefix_sizes\[1\]=3.0 must"),
         ({"activation": "topk", "prefix_sizes": [2, 2]}, "must rise"),
     ],
     ids=lambda v: str(v)[:40],
@@ -160,7 +179,7 @@ def test_nested_dictionaries_need_a_reconstruction():
 
 @pytest.mark.parametrize("sizes", [(0,), (3, -1), (2.5,)])
 def test_bad_hidden_layers(sizes):
-    with pytest.raises((ValueError, TypeError), match=r"hidden_layer_sizes\[\d\]"):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes\[\d\]"):
         MLPEncoder(hidden_layer_sizes=sizes).fit(X)
 
 
@@ -283,6 +302,32 @@ def test_warm_start_of_another_shape():
     sae = SAEEncoder(16, max_iter=2, warm_start=True).fit(X)
     with pytest.raises(ValueError, match="warm_start=False"):
         sae.set_params(n_components=12).fit(X)
+
+
+@pytest.mark.parametrize("make", ENCODERS)
+def test_warm_start_without_the_offset_that_was_learned(make):
+    encoder = make(16, max_iter=2, warm_start=True, fit_intercept=True).fit(X + 1)
+    encoder.set_params(fit_intercept=False)
+    for go_on in (encoder.fit, encoder.partial_fit):
+        with pytest.raises(ValueError, match=r"fit_intercept=False .*warm_start=False"):
+            go_on(X + 1)
+    assert not encoder.set_params(warm_start=False).fit(X + 1).intercept_.any()
+    encoder.set_params(warm_start=True).fit(X + 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("relu", "batch_topk"), ("topk", "jumprelu"), ("batch_topk", "jumprelu"),
+     ("jumprelu", "batch_topk"), ("jumprelu", "relu"), ("gated", "topk"), ("abs_topk", "gated")],
+)  # fmt: skip
+def test_warm_start_with_an_activation_that_learns_something_else(before, now):
+    sae = SAEEncoder(16, activation=before, max_iter=1, warm_start=True).fit(X)
+    sae.set_params(activation=now)
+    message = f"activation='{now}', but this SAEEncoder was fitted with .*warm_start=False"
+    for call in (sae.fit, sae.transform):
+        with pytest.raises(ValueError, match=message):
+            call(X)
+    sae.set_params(warm_start=False).fit(X).set_params(warm_start=True).fit(X)
 
 
 @pytest.mark.parametrize("options", [{"n_steps": 4}, {"weights": "analytic"}])

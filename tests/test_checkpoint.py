@@ -74,6 +74,46 @@ def test_a_complete_run_is_not_run_again(tmp_path, monkeypatch):
         SAEEncoder(16, checkpoint=tmp_path, dict_init=X[:16], **OPTIONS).fit(X)
 
 
+def test_a_fit_to_other_rows_is_another_run(tmp_path, monkeypatch):
+    """Also if only one of many rows is another."""
+    rows = np.tile(X, (8, 1))
+    options = {**OPTIONS, "max_iter": 1, "checkpoint": tmp_path}
+    SAEEncoder(16, **options).fit(rows)
+    interrupt_after(monkeypatch, 0)
+    SAEEncoder(16, **options).fit(np.asfortranarray(rows))
+    rows[1] *= 2
+    with pytest.raises(Interrupted):
+        SAEEncoder(16, **options).fit(rows)
+
+
+def test_other_random_states_are_other_runs(tmp_path, monkeypatch):
+    options = {**OPTIONS, "checkpoint": tmp_path}
+    for seed in (0, 1):
+        SAEEncoder(16, **{**options, "random_state": np.random.RandomState(seed)}).fit(X)
+    interrupt_after(monkeypatch, 0)
+    SAEEncoder(16, **{**options, "random_state": np.random.RandomState(1)}).fit(X)
+    used = np.random.RandomState(1)
+    used.randint(10)
+    with pytest.raises(Interrupted):
+        SAEEncoder(16, **{**options, "random_state": used}).fit(X)
+
+
+def test_types_of_numbers_do_not_make_another_run(tmp_path, monkeypatch):
+    options = {
+        **OPTIONS, "checkpoint": tmp_path, "alpha": 0.1, "dict_init": np.eye(8), "aux_alpha": 1,
+    }  # fmt: skip
+    SAEEncoder(8, **options).fit(X)
+    interrupt_after(monkeypatch, 0)
+    same = {
+        "alpha": np.float64(0.1), "random_state": np.int64(0), "aux_alpha": 1.0,
+        "dict_init": np.eye(8, dtype=int).tolist(), "shuffle": np.bool_(True),
+        "activation": np.str_("relu"),
+    }  # fmt: skip
+    SAEEncoder(np.int32(8), **{**options, **same}).fit(X)
+    with pytest.raises(Interrupted):
+        SAEEncoder(8, **{**options, "alpha": np.float32(0.1)}).fit(X)
+
+
 def test_other_codes_and_warm_starts_are_other_runs(tmp_path):
     codes = planted(400, 8, 16, 3, seed=61)[1]
     options = {"objective": "codes", "checkpoint": tmp_path, **OPTIONS}
@@ -131,6 +171,22 @@ def test_a_damaged_file_is_named(tmp_path):
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ValueError, match=f"{file.name}.*remove it"):
+        SAEEncoder(16, checkpoint=tmp_path, **OPTIONS).fit(X)
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:0], lambda t: None], ids=["shorter", "missing"])
+def test_tensors_that_do_not_fit_are_damage(change, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    SAEEncoder(16, checkpoint=tmp_path, **OPTIONS).fit(X)
+    (path,) = tmp_path.iterdir()
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    tensors = load_file(path)
+    left = {**tensors, "silent_for": change(tensors["silent_for"])}
+    save_file({name: t for name, t in left.items() if t is not None}, path, metadata=about)
+    with pytest.raises(ValueError, match=f"{path.name}.*tensors are missing.*remove it"):
         SAEEncoder(16, checkpoint=tmp_path, **OPTIONS).fit(X)
 
 

@@ -231,6 +231,9 @@ def test_what_cannot_be_written(tmp_path):
     drawn = SAEEncoder(16, random_state=np.random.RandomState(0), max_iter=1).fit(X)
     with pytest.raises(TypeError, match=r"SAEEncoder\.random_state is a RandomState"):
         save(drawn, path)
+    sae.fit(X).notes = "mine"
+    with pytest.raises(TypeError, match=r"SAEEncoder\.notes is no .*del estimator\.notes"):
+        save(sae, path)
     assert not os.listdir(tmp_path)
 
 

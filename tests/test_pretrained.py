@@ -382,7 +382,7 @@ def test_wrong_parameters(tmp_path):
         export(sae, tmp_path / "new", format="sparsify")
     for value, error in ((object(), TypeError), (float("nan"), ValueError)):
         with pytest.raises(error, match="JSON"):
-            export(sae, tmp_path / "new", metadata={"model_name": value})
+            export(sae, tmp_path / "new" / "sub", metadata={"model_name": value})
     for other in (MLPEncoder(16, max_iter=1).fit(X), ITORefiner(sae).fit(X)):
         with pytest.raises(TypeError, match="only an SAEEncoder"):
             export(other, tmp_path / "new")

@@ -164,7 +164,7 @@ def test_warm_start_goes_on(cls):
 @pytest.mark.parametrize("cls", TRAINED)
 def test_warm_start_with_other_settings(cls):
     encoder = cls(16, max_iter=3, warm_start=True, random_state=0).fit(X)
-    encoder.set_params(fit_intercept=False, activation="topk", n_nonzero_coefs=2).fit(X)
+    encoder.set_params(activation="topk", n_nonzero_coefs=2).fit(X)
     encoder.set_params(dictionary=2 * D).fit(X)
     np.testing.assert_array_equal(encoder.components_, 2 * D)
     assert encoder.n_iter_ == 9

@@ -234,10 +234,11 @@ def read_codes(codes: Any, n_components: int) -> tuple[Any, torch.dtype]:
     Raises
     ------
     ValueError
-        When they do not have ``n_components`` columns, or are not finite.
+        When there are none, or they do not have ``n_components`` columns, or are not finite.
     """
     if isinstance(codes, Tensor):
-        codes = codes.detach().to_dense() if codes.layout != torch.strided else codes.detach()
+        codes = codes if codes.layout == torch.strided else codes.to_dense()
+        codes = _checked_tensor(codes, "codes")
         dtype = torch.float64 if codes.dtype == torch.float64 else torch.float32
     else:
         codes = check_array(codes, accept_sparse="csr", dtype=[np.float64, np.float32])
@@ -407,4 +408,4 @@ def _check_finite_blocks(X: Any, name: str = "X") -> None:
 
 def _not_finite(name: str, nan: bool) -> str:
     what = "NaN" if nan else "infinity"
-    return f"Input {name} contains {what}: drop or mend those rows before fitting or encoding."
+    return f"Input {name} contains {what}: drop or mend those rows."

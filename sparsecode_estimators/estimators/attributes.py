@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ..learning.run import Epoch
 from ..learning.unrolled import UnrolledAutoencoder
 from .arrays import Rows, to_array, to_tensor
 
+# all activations: those of which at most k codes are active, and the others with their penalties
 K_SPARSE = ("topk", "abs_topk", "batch_topk")
 PENALTIES = {"relu": ("l1", "tanh"), "jumprelu": ("l0", "tanh"), "gated": ("l1",)}
 
@@ -35,7 +38,14 @@ def initial_activation(estimator: Any, D: Tensor, alpha: float) -> Activation:
 
 
 def fitted_activation(estimator: Any, rows: Rows) -> Activation:
-    """The activation from the attributes."""
+    """The activation from the attributes.
+
+    Raises
+    ------
+    ValueError
+        If they are those of another activation.
+    """
+    _check_activation(estimator)
     name, bounded = estimator.activation, estimator.penalty == "tanh"
     if name == "batch_topk":
         return BatchTopK(estimator._sparsity(), to_tensor(estimator.threshold_, rows))
@@ -48,6 +58,29 @@ def fitted_activation(estimator: Any, rows: Rows) -> Activation:
     if name == "relu":
         return ReLU(bounded=bounded)
     return TopK(estimator._sparsity(), signed=name == "abs_topk")
+
+
+def _check_activation(estimator: Any) -> None:
+    """Thresholds and gates are needed by the activation that has learned them, and by no other."""
+    before, now = _learned_by(estimator), estimator.activation
+    # the threshold of "batch_topk" is for inference only: a network without one can go on from it
+    free = before in (None, "batch_topk") and now in ("relu", "topk", "abs_topk")
+    if before == now or free:
+        return
+    was = "one that learns no thresholds or gates" if before is None else repr(before)
+    raise ValueError(
+        f"activation={now!r}, but this {type(estimator).__name__} was fitted with {was}: set the "
+        "old activation, or fit with warm_start=False to start again."
+    )
+
+
+def _learned_by(estimator: Any) -> str | None:
+    """The activation that has left its attributes; None: one that leaves none."""
+    if hasattr(estimator, "gate_scale_"):
+        return "gated"
+    if hasattr(estimator, "threshold_"):
+        return "jumprelu" if np.ndim(estimator.threshold_) else "batch_topk"
+    return None
 
 
 def store_activation(estimator: Any, activation: Activation, rows: Rows) -> None:
@@ -104,7 +137,8 @@ def facts_of(
     """All that a fit depends on, by name, as text that is the same in every process.
 
     The parameters, the shape of the rows (and codes) and some of them, a dictionary that is given,
-    and the weights that a warm start goes on from.
+    and the weights that a warm start goes on from. All rows are read in :func:`kept_run` only:
+    processes that train together should each read their part.
     """
     facts = {"estimator": type(estimator).__name__}
     for name, value in sorted(estimator.get_params(deep=False).items()):
@@ -120,12 +154,13 @@ def facts_of(
     return facts
 
 
-def kept_run(estimator: Any, facts: dict[str, str]) -> Checkpoint:
+def kept_run(estimator: Any, facts: dict[str, str], sources: tuple[Rows, ...]) -> Checkpoint:
     """Where a fit of which these facts are known is kept.
 
-    The name of the file is a digest of them. So candidates of a grid search can share the folder,
-    and no fit takes up another.
+    The name of the file is a digest of them and of all rows. So candidates of a grid search can
+    share the folder, and no fit takes up another.
     """
+    facts = {**facts, "all rows": " ".join(map(_digest, sources))}
     lines = "\n".join(f"{name}={fact}" for name, fact in facts.items())
     digest = hashlib.sha256(lines.encode()).hexdigest()
     path = Path(estimator.checkpoint) / f"{digest[:24]}.safetensors"
@@ -138,11 +173,31 @@ _SAME_RUN = (
 )  # fmt: skip
 
 
+def _digest(rows: Rows) -> str:
+    """Of every number in the rows, in whatever batches they are read."""
+    digest = hashlib.sha256()
+    for batch in rows.batches(1):
+        digest.update(batch.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def _text(value: Any) -> str:
-    """A parameter, the same in every process."""
-    if isinstance(value, str | int | float | None):
-        return repr(value)
-    if isinstance(value, np.random.RandomState) or callable(value):
-        return type(value).__name__  # what a callable returns is in the digest by itself
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    return f"{array.shape} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}"
+    """A parameter, the same in every process and for every type that means the same."""
+    if value is None or isinstance(value, str | bool | np.bool_):
+        return str(value)
+    if isinstance(value, Real):
+        return _number(value)
+    if isinstance(value, np.random.RandomState):
+        return copy.deepcopy(value).bytes(32).hex()  # what it would draw
+    if callable(value):
+        return type(value).__name__  # what it returns is in the digest by itself
+    array = np.asarray(value.detach().cpu().double() if hasattr(value, "detach") else value)
+    array = array.astype(np.float64, order="C", copy=False)
+    return f"{array.shape} {hashlib.sha256(array.data).hexdigest()}"
+
+
+def _number(value: Any) -> str:
+    """1, 1.0 and NumPy's are one number, but large integers keep all digits."""
+    if isinstance(value, Integral) or float(value).is_integer():
+        return str(int(value))
+    return repr(float(value))

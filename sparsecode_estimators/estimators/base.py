@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..inference import alpha_max
+from ..kernels.tolerances import FLOOR
 from .arrays import Rows, collect, read_codes, read_rows, resolve_device, to_shared, to_tensor
 
 # alpha="auto" is this share of the median alpha_max of the training rows. Solvers reach the
@@ -148,7 +149,7 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Raises
         ------
         ValueError
-            If codes do not have ``n_components_`` columns or are not finite.
+            If there are no codes, they do not have ``n_components_`` columns or are not finite.
         """
         check_is_fitted(self)
         codes, dtype = read_codes(codes, self._n_features_out)
@@ -168,8 +169,8 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Returns
         -------
         float
-            At most 1; 0 is what the mean of X would get. For constant X it is 1 if
-            the reconstruction is exact and 0 otherwise.
+            At most 1; 0 is what the mean of X would get. If all rows of X are the same it is
+            1 where the reconstruction is exact up to rounding in X's type, and 0 otherwise.
         """
         check_is_fitted(self)
         rows = read_rows(self, X, reset=False, device=self.device)
@@ -179,12 +180,15 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Share of the variance of targets that codes of the rows beside them explain."""
         encode = self._encoder(rows)
         D, offset = to_shared(self.components_, rows), to_tensor(self.intercept_, rows)
+        # deviations from the first row: rows that are all the same then vary by exactly 0
+        first = targets.read(slice(0, 1)).double()
+        left = total = energy = 0.0
         with torch.no_grad():
-            mean = sum(t.double().sum(0) for t in targets.batches(1)) / len(targets)
-            left = total = 0.0
+            mean = sum((t.double() - first).sum(0) for t in targets.batches(1)) / len(targets)
             for x, target in rows.paired(targets, self._n_features_out):
                 left += (target - offset - encode(x) @ D).double().square().sum().item()
-                total += (target.double() - mean).square().sum().item()
+                total += (target.double() - first - mean).square().sum().item()
+                energy += target.double().square().sum().item()
         if total == 0:
-            return float(left == 0)
+            return float(left <= (FLOOR * torch.finfo(targets.dtype).eps) ** 2 * energy)
         return 1 - left / total

@@ -1,12 +1,29 @@
-"""Dictionaries and weights that the user gave, checked."""
+"""Dictionaries, weights and sizes that the user gave, checked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from .arrays import Rows, copied
+
+
+def given_sizes(name: str, sizes: Iterable[Any]) -> tuple[int, ...]:
+    """Numbers of latents or neurons that the user gave.
+
+    Raises
+    ------
+    ValueError
+        If one is no integer above 0.
+    """
+    sizes = tuple(sizes)
+    for i, size in enumerate(sizes):
+        if not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name}[{i}]={size!r} must be an int of at least 1.")
+    return tuple(map(int, sizes))
 
 
 def given_dictionary(

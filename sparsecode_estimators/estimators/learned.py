@@ -32,6 +32,7 @@ from .arrays import Rows, optional_tensor, read_rows, to_array, to_shared, to_te
 from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, auto_alpha, make_generator
 from .coding import check_solver
 from .given import given_dictionary, given_weights
+from .resume import check_offset
 from .validation import _fit_context
 
 
@@ -149,6 +150,8 @@ class DictionaryLearner(BaseSparseCoder):
                 f"n_components={self.n_components}, but the fitted dictionary has "
                 f"{self.n_components_} atoms: set warm_start=False to start again, or the old size."
             )
+        if resume and self.dictionary is None:
+            check_offset(self)
 
     def _given(self, rows: Rows, *, resume: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The known dictionary and the one to begin with, for these rows."""

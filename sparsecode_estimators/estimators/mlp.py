@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import ClassVar
 
-from sklearn.utils.validation import check_scalar
-
+from .given import given_sizes
 from .trained import BaseSparseEncoder
 
 
@@ -270,7 +268,4 @@ class MLPEncoder(BaseSparseEncoder):
         self.verbose = verbose
 
     def _hidden(self) -> tuple[int, ...]:
-        return tuple(
-            int(check_scalar(n, f"hidden_layer_sizes[{i}]", Integral, min_val=1))
-            for i, n in enumerate(self.hidden_layer_sizes)
-        )
+        return given_sizes("hidden_layer_sizes", self.hidden_layer_sizes)

@@ -8,7 +8,6 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
-from sklearn.utils.validation import check_scalar
 
 from ..kernels import rounded
 from ..learning.centres import CENTRES
@@ -16,9 +15,11 @@ from ..learning.optimizers import OPTIMIZERS
 from ..learning.run import Settings
 from .attributes import K_SPARSE, PENALTIES
 from .base import ENCODER_ALPHA_FRACTION, UNSHRUNK_ALPHA_FRACTION, BaseSparseCoder
+from .given import given_sizes
 from .validation import Interval, StrOptions
 
 _AUTO_BATCH = 256
+_MOST_ROWS = 2**63 - 1  # that a counter of 64 bits can tell
 
 
 class TrainingParameters(BaseSparseCoder):
@@ -26,8 +27,8 @@ class TrainingParameters(BaseSparseCoder):
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "activation": [StrOptions({"relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated"})],
-        "penalty": [StrOptions({"auto", "l1", "l0", "tanh"})],
+        "activation": [StrOptions({*PENALTIES, *K_SPARSE})],
+        "penalty": [StrOptions({"auto", *itertools.chain(*PENALTIES.values())})],
         "prefix_sizes": ["array-like", None],
         "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
@@ -48,7 +49,7 @@ class TrainingParameters(BaseSparseCoder):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
         "warm_start": ["boolean"],
-        "dead_after": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "dead_after": [StrOptions({"auto"}), Interval(Integral, 1, _MOST_ROWS, closed="both")],
         "aux_alpha": [Interval(Real, 0, None, closed="left")],
         "sparse_output": ["boolean"],
         "random_state": ["random_state"],
@@ -112,10 +113,7 @@ class TrainingParameters(BaseSparseCoder):
         """Sizes of the nested dictionaries, the whole one last."""
         if self.prefix_sizes is None:
             return None
-        ends = tuple(
-            int(check_scalar(n, f"prefix_sizes[{i}]", Integral, min_val=1))
-            for i, n in enumerate(self.prefix_sizes)
-        )
+        ends = given_sizes("prefix_sizes", self.prefix_sizes)
         if any(b <= a for a, b in itertools.pairwise(ends)):
             raise ValueError(f"prefix_sizes={self.prefix_sizes!r} must rise: sort them.")
         return (*(n for n in ends if n < n_components), n_components)

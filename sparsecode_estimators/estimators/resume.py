@@ -41,9 +41,11 @@ def resumed(
     Raises
     ------
     ValueError
-        If layers or targets are others than in the last fit.
+        If layers or targets are others than in the last fit, or there is an offset, which now
+        must be zero.
     """
     _check_targets(estimator, work)
+    check_offset(estimator)
     shapes = [w.shape for w in estimator.encoder_coefs_]
     if shapes != wanted:
         raise ValueError(
@@ -83,6 +85,16 @@ def check_width(estimator: Any, targets: Rows) -> None:
         raise ValueError(
             f"y has {targets.n_features} columns, but this {type(estimator).__name__} was fitted "
             f"to y with {estimator.components_.shape[1]}: give the same activations."
+        )
+
+
+def check_offset(estimator: Any) -> None:
+    """Refuse to go on with an offset if there must be none."""
+    kept = estimator.fit_intercept == "auto" or estimator.fit_intercept
+    if not kept and estimator.intercept_.any():
+        raise ValueError(
+            f"fit_intercept={estimator.fit_intercept} means b = 0, but the fitted intercept_ is "
+            "not zero: set fit_intercept=True, or fit with warm_start=False to start again."
         )
 
 

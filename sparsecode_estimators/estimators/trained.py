@@ -183,7 +183,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             facts = facts_of(self, given.all, init, resume=resume)
             group.agree(facts)
             if decay and self.checkpoint is not None and group.rank == 0:
-                keep = kept_run(self, facts)
+                keep = kept_run(self, facts, given.all)
         optimizer = None
         if resume:
             optimizer = resumed_optimizer(self, work.rows, trained(run.model, settings))
@@ -335,8 +335,9 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         Returns
         -------
         float
-            1 − FVU: at most 1; 0 is what the mean of these rows would get. For constant rows
-            it is 1 if the reconstruction is exact and 0 otherwise.
+            1 − FVU: at most 1; 0 is what the mean of these rows would get. If they are all the
+            same it is 1 where the reconstruction is exact up to rounding in their type, and 0
+            otherwise.
 
         Raises
         ------

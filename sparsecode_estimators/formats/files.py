@@ -8,7 +8,7 @@ import pickletools
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,8 @@ def write_folder(folder: Path, names: set[str], fill: Callable[[Path], None]) ->
     """Write some files into a folder of their own: all of them, or none.
 
     They are written into a folder beside it, which takes its name when they are on the disk. A
-    folder that is there already is replaced, if it holds nothing but files of these names.
+    folder that is there already is replaced, if it holds nothing but files of these names. Folders
+    that were made for a write which failed are removed.
 
     Parameters
     ----------
@@ -199,6 +200,7 @@ def write_folder(folder: Path, names: set[str], fill: Callable[[Path], None]) ->
     fresh, stale = (
         folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old")
     )
+    above = [parent for parent in folder.parents if not parent.exists()]  # the innermost first
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
@@ -214,6 +216,14 @@ def write_folder(folder: Path, names: set[str], fill: Callable[[Path], None]) ->
         if stale.exists() and not folder.exists():
             os.replace(stale, folder)
         shutil.rmtree(stale, ignore_errors=True)
+        if not folder.exists():
+            _remove_empty(above)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # it was never made, or somebody else has begun to use it
+            folder.rmdir()
 
 
 def _check_replaceable(folder: Path, names: set[str]) -> None:

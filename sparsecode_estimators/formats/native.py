@@ -45,7 +45,8 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
         If it has not been fitted.
     TypeError
         If it, or the estimator inside it, is of another class, or holds something that is no
-        data, as a callable `dictionary` or a ``RandomState``.
+        data, as a callable `dictionary` or a ``RandomState``, or an attribute that no ``fit``
+        leaves.
     FileExistsError
         If `path` is a file, or a folder with other files in it.
     OSError

@@ -61,7 +61,7 @@ class Packer:
         Raises
         ------
         TypeError
-            If its class, or something that it holds, is none that can be written.
+            If its class, or something that it holds, is none that can be written and read.
         """
         if id(estimator) in self._places:
             return self._places[id(estimator)]
@@ -77,6 +77,12 @@ class Packer:
             for key, value in vars(estimator).items()
             if key not in params and key not in _CALLBACKS
         }
+        for key in attributes:
+            if not _is_fitted(type(estimator), key):
+                raise TypeError(
+                    f"{name}.{key} is no attribute of a fitted {name}, so load would refuse it: "
+                    f"delete it (del estimator.{key}) and keep it elsewhere."
+                )
         packed = {
             "class": name,
             "params": {key: self.value(v, f"{name}.{key}") for key, v in params.items()},
@@ -156,11 +162,16 @@ def _estimator(
     if not isinstance(estimator, FrozenEstimator):  # it would hand the question on
         estimator._validate_params()
     for key, value in packed["attributes"].items():
-        public = key.isidentifier() and key.endswith("_") and not key.startswith("_")
-        if not (public or key in PRIVATE) or hasattr(kind, key):
+        if not _is_fitted(kind, key):
             raise ValueError(f"{key!r:.50} is no attribute of a fitted {kind.__name__}")
         setattr(estimator, key, _value(value, arrays, made))
     return estimator
+
+
+def _is_fitted(kind: type[BaseEstimator], key: str) -> bool:
+    """Whether it names something that ``fit`` leaves, and nothing that the class has itself."""
+    public = key.isidentifier() and key.endswith("_") and not key.startswith("_")
+    return (public or key in PRIVATE) and not hasattr(kind, key)
 
 
 def _value(value: Any, arrays: Mapping[str, np.ndarray], made: list[Any]) -> Any:

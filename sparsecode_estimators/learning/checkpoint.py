@@ -78,8 +78,12 @@ class Checkpoint:
         try:
             with self._files.safe_open(self.path, framework="pt", device=str(device)) as file:
                 numbers = json.loads(file.metadata()["run"])
+                shapes = json.loads(file.metadata()["shapes"])
                 names = file.keys()  # it is not a dict
-                return {name: file.get_tensor(name) for name in names}, numbers
+                tensors = {name: file.get_tensor(name) for name in names}
+            if _shapes(tensors) != shapes:
+                raise ValueError("tensors are missing, or of other shapes")
+            return tensors, numbers
         except Exception as error:  # whatever a damaged header leads to
             raise ValueError(
                 f"{str(self.path)!r} is no checkpoint of a run, or it is damaged ({error}): "
@@ -103,7 +107,12 @@ class Checkpoint:
 
     def _write(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        self._files.save_file(held, self._temporary, metadata={"run": json.dumps(numbers)})
+        about = {"run": json.dumps(numbers), "shapes": json.dumps(_shapes(held))}
+        self._files.save_file(held, self._temporary, metadata=about)
         with self._temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(self._temporary, self.path)
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
