@@ -354,3 +354,20 @@ def test_absent_cuda_names_the_remedy(monkeypatch):
         with pytest.raises(ValueError, match="device='cpu'"):
             sae.set_params(device="cuda").transform(X)
     assert sae.set_params(device="auto").transform(X).shape == (40, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 1.0, "max_iter": 0}, "'max_iter' parameter of sparse_encode"),
+        ({"alpha": -1.0}, "'alpha' parameter of sparse_encode must be a float"),
+        ({"alpha": "auto"}, "'alpha' parameter of sparse_encode must be a float"),
+        ({"alpha": 1.0, "init": "zeros"}, "init='zeros': give codes"),
+        ({"alpha": 1.0, "init": np.zeros((40, 2))}, r"init has shape \(40, 2\)"),
+        ({"alpha": 1.0, "init": np.zeros((3, 16))}, "init has 3 rows but X has 40"),
+        ({"alpha": 1.0, "init": np.full((40, 16), np.nan)}, "Input init contains NaN"),
+    ],
+)
+def test_the_function_names_its_own_parameters(options, message):
+    with pytest.raises(ValueError, match=message):
+        sparse_encode(X, D, **options)

@@ -228,8 +228,8 @@ def read_targets(y: Any, rows: Rows, objective: str) -> Rows:
     return Rows(y, rows.dtype, rows.device)
 
 
-def read_codes(codes: Any, n_components: int) -> tuple[Any, torch.dtype]:
-    """Codes as given to ``inverse_transform``: an array, frame, CSR matrix or tensor.
+def read_codes(codes: Any, n_components: int, name: str = "codes") -> tuple[Any, torch.dtype]:
+    """Codes that the user gave: an array, frame, CSR matrix or tensor. ``name`` is for messages.
 
     Raises
     ------
@@ -238,15 +238,16 @@ def read_codes(codes: Any, n_components: int) -> tuple[Any, torch.dtype]:
     """
     if isinstance(codes, Tensor):
         codes = codes if codes.layout == torch.strided else codes.to_dense()
-        codes = _checked_tensor(codes, "codes")
+        codes = _checked_tensor(codes, name)
         dtype = torch.float64 if codes.dtype == torch.float64 else torch.float32
     else:
-        codes = check_array(codes, accept_sparse="csr", dtype=[np.float64, np.float32])
+        types = [np.float64, np.float32]
+        codes = check_array(codes, accept_sparse="csr", dtype=types, input_name=name)
         dtype = _DTYPES[codes.dtype]
     if codes.ndim != 2 or codes.shape[1] != n_components:
         raise ValueError(
-            f"codes has shape {tuple(codes.shape)}, but this estimator has n_components_="
-            f"{n_components}: pass what transform returned, (n_samples, {n_components})."
+            f"{name} has shape {tuple(codes.shape)}, but there are {n_components} atoms: pass what "
+            f"transform returned, of shape (n_samples, {n_components})."
         )
     return codes, dtype
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..inference import alpha_max
-from ..kernels.tolerances import FLOOR
+from ..kernels.shared import FLOOR
 from .arrays import Rows, collect, read_codes, read_rows, resolve_device, to_shared, to_tensor
 
 # alpha="auto" is this share of the median alpha_max of the training rows. Solvers reach the

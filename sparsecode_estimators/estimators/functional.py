@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 import torch
 
 from .arrays import Rows, collect, read_codes, read_rows
 from .sparse_coding import SparseCodingEncoder
+from .validation import Interval, validate_parameter_constraints
+
+_NAMES = {name: name for name in (
+    "n_nonzero_coefs", "solver", "positive_code", "tol", "weights", "ridge", "debias", "device",
+)} | {"alpha": "alpha", "max_iter": "transform_max_iter"}  # fmt: skip
+_CONSTRAINTS = {
+    ours: SparseCodingEncoder._parameter_constraints[theirs] for ours, theirs in _NAMES.items()
+} | {"alpha": [Interval(Real, 0, None, closed="left")]}
 
 
 def sparse_encode(
@@ -124,7 +133,8 @@ def sparse_encode(
         debias=debias,
         device=device,
     )
-    coder._validate_params()
+    given = {ours: getattr(coder, theirs) for ours, theirs in _NAMES.items()}
+    validate_parameter_constraints(_CONSTRAINTS, given, caller_name="sparse_encode")
     rows = read_rows(coder, X, reset=True, device=device)
     coder._fit_known(rows)
     encode = coder._encoder(rows)
@@ -142,7 +152,9 @@ def _with_starts(init: Any, rows: Rows, n_components: int, *, loops: bool) -> It
     """Batches of X, each with its rows of ``init``, or with nothing."""
     if init is None:
         return ((x, None) for x in rows.batches(n_components, loops=loops))
-    codes, _ = read_codes(init, n_components)
+    if isinstance(init, str):
+        raise ValueError(f"init={init!r}: give codes to start from, or None to start at zero.")
+    codes, _ = read_codes(init, n_components, "init")
     if codes.shape[0] != len(rows):
         raise ValueError(
             f"init has {codes.shape[0]} rows but X has {len(rows)}: give a start for each row."
