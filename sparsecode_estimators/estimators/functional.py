@@ -12,12 +12,10 @@ from .arrays import Rows, collect, read_codes, read_rows
 from .sparse_coding import SparseCodingEncoder
 from .validation import Interval, validate_parameter_constraints
 
-_NAMES = {name: name for name in (
-    "n_nonzero_coefs", "solver", "positive_code", "tol", "weights", "ridge", "debias", "device",
-)} | {"alpha": "alpha", "max_iter": "transform_max_iter"}  # fmt: skip
 _CONSTRAINTS = {
-    ours: SparseCodingEncoder._parameter_constraints[theirs] for ours, theirs in _NAMES.items()
-} | {"alpha": [Interval(Real, 0, None, closed="left")]}
+    "alpha": [Interval(Real, 0, None, closed="left"), None],
+    "max_iter": SparseCodingEncoder._parameter_constraints["transform_max_iter"],
+}
 
 
 def sparse_encode(
@@ -120,21 +118,27 @@ def sparse_encode(
             f"alpha={alpha!r} and n_nonzero_coefs={n_nonzero_coefs!r}: give exactly one of them, "
             "alpha for the lasso or n_nonzero_coefs for k-sparse codes."
         )
+    shared = {
+        "n_nonzero_coefs": n_nonzero_coefs,
+        "solver": solver,
+        "positive_code": positive_code,
+        "tol": tol,
+        "weights": weights,
+        "ridge": ridge,
+        "debias": debias,
+        "device": device,
+    }
+    validate_parameter_constraints(
+        SparseCodingEncoder._parameter_constraints | _CONSTRAINTS,
+        {"alpha": alpha, "max_iter": max_iter, **shared},
+        caller_name="sparse_encode",
+    )
     coder = SparseCodingEncoder(
         alpha=0.0 if alpha is None else alpha,
-        n_nonzero_coefs=n_nonzero_coefs,
-        solver=solver,
         dictionary=dictionary,
-        positive_code=positive_code,
         transform_max_iter=max_iter,
-        tol=tol,
-        weights=weights,
-        ridge=ridge,
-        debias=debias,
-        device=device,
+        **shared,
     )
-    given = {ours: getattr(coder, theirs) for ours, theirs in _NAMES.items()}
-    validate_parameter_constraints(_CONSTRAINTS, given, caller_name="sparse_encode")
     rows = read_rows(coder, X, reset=True, device=device)
     coder._fit_known(rows)
     encode = coder._encoder(rows)
