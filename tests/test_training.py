@@ -269,6 +269,7 @@ def test_thresholds_learn_known_codes(cls):
         np.square(encoder.transform(X) - CODES).sum() < np.square(start.transform(X) - CODES).sum()
     )
     assert (encoder.threshold_ != start.threshold_).any()
+    assert np.isnan(encoder.history_["explained_variance"]).all()
 
 
 def test_verbose_prints_one_line_an_epoch(capsys):

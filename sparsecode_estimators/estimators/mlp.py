@@ -149,8 +149,8 @@ class MLPEncoder(BaseSparseEncoder):
         The same for every epoch.
     history_ : dict of ndarray of shape (n_iter_,)
         For every epoch "loss", "explained_variance" (relative to the rows that ``fit`` began
-        with), "l0" (active codes of a row), "dead" (share of the latents that are dead),
-        "n_steps" and "seconds".
+        with; NaN for ``objective="codes"``), "l0" (active codes of a row), "dead" (share of
+        the latents that are dead), "n_steps" and "seconds".
     threshold_ : ndarray of shape () or (n_components_,)
         Codes of "batch_topk" and "jumprelu" below it are zero.
     gate_scale_, gate_shift_ : ndarray of shape (n_components_,)

@@ -161,8 +161,8 @@ class UnrolledEncoder(BaseSparseEncoder):
         The same for every epoch.
     history_ : dict of ndarray of shape (n_iter_,)
         For every epoch "loss", "explained_variance" (relative to the rows that ``fit`` began
-        with), "l0" (active codes of a row), "dead" (share of the latents that are dead),
-        "n_steps" and "seconds".
+        with; NaN for ``objective="codes"``), "l0" (active codes of a row), "dead" (share of
+        the latents that are dead), "n_steps" and "seconds".
     activation_frequency_ : ndarray of shape (n_components_,)
         Share of the rows of the last epoch on which each latent fired.
     dead_latents_ : ndarray of int

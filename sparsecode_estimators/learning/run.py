@@ -67,7 +67,7 @@ class Epoch:
     Attributes
     ----------
     loss, energy : float
-        Energy is ``½‖x − x̂‖²``, or that of the codes.
+        Energy is ``½‖x − x̂‖²``, NaN where known codes are learned, which nothing decodes.
     l0 : float
         Active codes of a row.
     n_steps : int
@@ -309,6 +309,8 @@ class Run:
 
     def _seen(self) -> Epoch:
         loss, energy = (self.totals / self.n_rows).tolist()
+        if self.settings.objective == "codes":
+            energy = math.nan
         self.history.frequency = self.fired / self.n_rows
         l0, n_dead = self.history.frequency.sum().item(), int(self.dead.mask.sum())
         return Epoch(loss, energy, l0, self.n_steps, n_dead, self.group.first(self.seconds))
