@@ -250,27 +250,6 @@ def test_few_steps():
     assert not info.converged.any()
 
 
-@pytest.mark.parametrize("positive", SIGNS)
-def test_threads_and_neighbours_do_not_matter(positive, monkeypatch):
-    X, D = rows(300, 20, 100, 5, seed=96, positive=positive)
-    alone = solve(cpu, X, D, 5, positive=positive, rule="ols").codes
-    monkeypatch.setattr(cpu, "CHUNK", 37 * 100)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert torch.equal(solve(cpu, X, D, 5, positive=positive, rule="ols").codes, alone)
-    order = torch.randperm(300, generator=torch.Generator().manual_seed(5))
-    mixed = solve(cpu, X[order], D, 5, positive=positive, rule="ols").codes
-    np.testing.assert_allclose(mixed, alone[order], atol=1e-12)
-
-
-@pytest.mark.parametrize("solver", RULES)
-def test_without_numba_the_definition_serves(solver, monkeypatch):
-    X, D = rows(40, 20, 100, 5, seed=97, positive=True)
-    with_loops = sparse_encode(X, D, n_nonzero_coefs=5, solver=solver)
-    monkeypatch.setattr(kernels, "_compiled", lambda: None)
-    without = sparse_encode(X, D, n_nonzero_coefs=5, solver=solver)
-    np.testing.assert_allclose(without, with_loops, atol=1e-8)
-
-
 def test_few_rows_of_many_atoms_need_no_gram_matrix():
     X, D = rows(2, 10, 2000, 3, seed=98, positive=True)
     assert not kernels.gram_pays(2, 2000, 10, k=3, rule="omp")

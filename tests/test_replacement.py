@@ -7,7 +7,6 @@ from hypothesis import given
 from scipy.optimize import nnls
 from test_pursuit import awkward, rows
 
-from sparsecode_estimators import kernels, sparse_encode
 from sparsecode_estimators.kernels import reference_replacement as reference
 from sparsecode_estimators.kernels import rounded
 
@@ -142,26 +141,3 @@ def test_a_limit_of_steps_and_a_tolerance_are_kept(make):
     rough = solve(make, X, D, 5, positive=True, start=start, tol=0.1)
     assert (rough.n_iter < free.n_iter).any()
     assert (rough.n_iter <= free.n_iter).all()
-
-
-def test_a_row_does_not_depend_on_others_or_threads(monkeypatch):
-    X, D = rows(300, 20, 100, 5, seed=196, positive=True, dtype=torch.float32)
-    start = guesses(X, D, seed=7)
-    alone = solve(cpu, X, D, 5, positive=True, start=start).codes
-    monkeypatch.setattr(cpu, "CHUNK", 37 * 100)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert torch.equal(solve(cpu, X, D, 5, positive=True, start=start).codes, alone)
-    order = torch.randperm(300, generator=torch.Generator().manual_seed(5))
-    mixed = solve(cpu, X[order], D, 5, positive=True, start=start[order]).codes
-    np.testing.assert_allclose(mixed, alone[order], atol=1e-5)
-
-
-def test_without_numba_the_definition_serves(monkeypatch):
-    X, D = rows(40, 20, 100, 5, seed=197, positive=True)
-    options = {"n_nonzero_coefs": 5, "solver": "omp_replacement"}
-    with_loops, info = sparse_encode(X, D, return_info=True, **options)
-    monkeypatch.setattr(kernels, "_compiled", lambda: None)
-    without, other = sparse_encode(X, D, return_info=True, **options)
-    np.testing.assert_allclose(without, with_loops, atol=1e-8)
-    assert info.converged.all()
-    assert other.converged.all()

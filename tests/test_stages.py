@@ -7,7 +7,7 @@ from hypothesis import given
 from scipy.optimize import nnls
 from test_pursuit import awkward, rows
 
-from sparsecode_estimators import kernels, sparse_encode
+from sparsecode_estimators import sparse_encode
 from sparsecode_estimators.kernels import reference_stages as reference
 from sparsecode_estimators.kernels import rounded
 
@@ -135,25 +135,3 @@ def test_a_rounded_gram_matrix_chooses_the_same_atoms(positive):
     same = ((found.codes != 0) == (meant.codes != 0)).all(1)
     assert same.double().mean() > 0.9  # which atoms enter together is said by rounded slopes
     np.testing.assert_allclose(found.codes[same], meant.codes[same], atol=1e-5)
-
-
-def test_a_row_does_not_depend_on_others_or_threads(monkeypatch):
-    X, D = rows(300, 20, 100, 5, seed=216, positive=True, dtype=torch.float32)
-    alone = solve(cpu, X, D, 5, positive=True).codes
-    monkeypatch.setattr(cpu, "CHUNK", 37 * 100)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert torch.equal(solve(cpu, X, D, 5, positive=True).codes, alone)
-    order = torch.randperm(300, generator=torch.Generator().manual_seed(5))
-    mixed = solve(cpu, X[order], D, 5, positive=True).codes
-    np.testing.assert_allclose(mixed, alone[order], atol=1e-5)
-
-
-def test_without_numba_the_definition_serves(monkeypatch):
-    X, D = rows(40, 20, 100, 5, seed=217, positive=True)
-    options = {"n_nonzero_coefs": 5, "solver": "stagewise"}
-    with_loops, info = sparse_encode(X, D, return_info=True, **options)
-    monkeypatch.setattr(kernels, "_compiled", lambda: None)
-    without, other = sparse_encode(X, D, return_info=True, **options)
-    np.testing.assert_allclose(without, with_loops, atol=1e-8)
-    assert info.converged.all()
-    assert other.converged.all()
