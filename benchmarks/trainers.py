@@ -25,7 +25,8 @@ from sparsecode_estimators.learning.dead import DeadLatents
 from sparsecode_estimators.learning.distributed import Group
 from sparsecode_estimators.learning.encoders import SparseAutoencoder
 from sparsecode_estimators.learning.optimizers import OPTIMIZERS
-from sparsecode_estimators.learning.run import Run, Settings, trained
+from sparsecode_estimators.learning.records import Settings
+from sparsecode_estimators.learning.run import Run, trained
 
 Trainer = tuple[Callable[[Tensor], Any], Callable[[], Callable[[Tensor], tuple[Tensor, Tensor]]]]
 

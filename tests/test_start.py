@@ -7,11 +7,13 @@ from scipy.optimize import minimize_scalar
 
 from sparsecode_estimators import SAEEncoder
 from sparsecode_estimators.estimators.arrays import Rows
-from sparsecode_estimators.learning.activations import BatchTopK, JumpReLU, ReLU, TopK
+from sparsecode_estimators.learning.activations import ReLU
 from sparsecode_estimators.learning.batches import samples
 from sparsecode_estimators.learning.dead import DeadLatents
 from sparsecode_estimators.learning.encoders import SparseAutoencoder, fit_length_
+from sparsecode_estimators.learning.jumprelu import JumpReLU
 from sparsecode_estimators.learning.optimizers import Adam
+from sparsecode_estimators.learning.topk import BatchTopK, TopK
 
 
 def alike(n, seed):

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from problems import objective, planted
 
 from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, UnrolledEncoder
-from sparsecode_estimators.learning.activations import ReLU, TopK
+from sparsecode_estimators.learning.activations import ReLU
 from sparsecode_estimators.learning.atoms import unit
+from sparsecode_estimators.learning.topk import TopK
 from sparsecode_estimators.learning.unrolled import (
     UnrolledAutoencoder,
     analytic_weights,

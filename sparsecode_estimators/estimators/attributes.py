@@ -22,13 +22,9 @@ from ..learning.activations import (
 )
 from ..learning.checkpoint import Checkpoint
 from ..learning.encoders import SparseAutoencoder
-from ..learning.run import Epoch
+from ..learning.records import Epoch
 from ..learning.unrolled import UnrolledAutoencoder
 from .arrays import Rows, to_array, to_tensor
-
-# all activations: those of which at most k codes are active, and the others with their penalties
-K_SPARSE = ("topk", "abs_topk", "batch_topk")
-PENALTIES = {"relu": ("l1", "tanh"), "jumprelu": ("l0", "tanh"), "gated": ("l1",)}
 
 
 def initial_activation(estimator: Any, D: Tensor, alpha: float) -> Activation:

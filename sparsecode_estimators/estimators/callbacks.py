@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..learning.run import History
+from ..learning.records import History
 
 try:
     from sklearn.callback import CallbackSupportMixin

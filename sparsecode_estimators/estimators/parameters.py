@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 
 from ..kernels import rounded
+from ..learning.activations import K_SPARSE, PENALTIES
 from ..learning.centres import CENTRES
 from ..learning.optimizers import OPTIMIZERS
-from ..learning.run import Settings
-from .attributes import K_SPARSE, PENALTIES
+from ..learning.records import Settings
 from .base import ENCODER_ALPHA_FRACTION, UNSHRUNK_ALPHA_FRACTION, BaseSparseCoder
 from .given import given_sizes
 from .validation import Interval, StrOptions

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..learning.activations import BANDWIDTH
+from ..learning.jumprelu import BANDWIDTH
 from .attributes import history_of
 from .sae import SAEEncoder
 

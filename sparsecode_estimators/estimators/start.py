@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..learning.activations import TopK
 from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
 from ..learning.batches import samples
 from ..learning.centres import CENTRES
 from ..learning.encoders import LENGTH_ROWS, Inputs, SparseAutoencoder, fit_length_
+from ..learning.topk import TopK
 from .arrays import to_tensor
 from .base import SAMPLE_ROWS, auto_alpha
 from .given import given_dictionary

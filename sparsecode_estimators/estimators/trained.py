@@ -20,7 +20,8 @@ from ..learning.dead import DeadLatents
 from ..learning.distributed import Group
 from ..learning.encoders import Inputs, SparseAutoencoder, initial_layers
 from ..learning.loop import Training, start, train
-from ..learning.run import History, trained
+from ..learning.records import History
+from ..learning.run import trained
 from .arrays import Rows, optional_tensor, resolve_device, to_array, to_tensor
 from .attributes import (
     facts_of,

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..estimators.attributes import K_SPARSE
 from ..estimators.pretrained import sae_from_parameters
 from ..estimators.sae import SAEEncoder
+from ..learning.activations import K_SPARSE
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,9 @@ from torch.nn.functional import linear
 
 from ..kernels import sparse
 from ..kernels.sparse import Places
-from .activations import Activation, BatchTopK, Screen
+from .activation import Activation, Screen
 from .codes import Sparse, Workspace
+from .topk import BatchTopK
 
 LENGTH_ROWS, LENGTH_BATCH = 1024, 128  # by which the first reconstructions get their length
 LENGTH_ROUNDS, LENGTH_WITHIN = 6, 0.1  # of the search for it, and what it may be wrong by

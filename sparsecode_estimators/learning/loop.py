@@ -15,7 +15,8 @@ from .dead import DeadLatents, fit_latents
 from .distributed import Group
 from .encoders import SparseAutoencoder
 from .optimizers import OPTIMIZERS, Optimizer
-from .run import Diverged, History, Run, Settings, trained
+from .records import Diverged, History, Settings
+from .run import Run, trained
 
 
 class Watch(Protocol):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..kernels.adam import to_unit_length_
-from .activations import BatchTopK, TopK
 from .batches import Batch, Rows, sample
 from .checkpoint import Checkpoint
 from .codes import Workspace
@@ -20,99 +19,13 @@ from .distributed import Group
 from .encoders import SparseAutoencoder
 from .gradients import Step, factored, whole
 from .optimizers import Optimizer, clip_, rate
+from .records import Diverged, Epoch, History, Settings
 from .reduction import Reduction, over_group
+from .topk import BatchTopK, TopK
 
 LAST_REVIVAL = 2 / 3  # share of the steps after which dead latents stay dead
 SETTLING = 2**24  # codes on which the threshold of BatchTopK is set at the end
 WIDE_START = 8  # times as many active codes as asked for, when their number has to fall
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; the names and meanings are those of the estimators."""
-
-    objective: str
-    alpha: float
-    learn_dictionary: bool
-    learn_offset: bool
-    max_iter: int
-    batch_size: int
-    optimizer: str
-    learning_rate: float
-    schedule: str
-    warmup: float
-    sparsity_warmup: float
-    max_grad_norm: float | None
-    prefix_sizes: tuple[int, ...] | None
-    tol: float
-    n_iter_no_change: int
-    shuffle: bool
-    aux_alpha: float
-    rounds: bool  # numbers to bfloat16 in dense products
-
-    @property
-    def moves_dictionary(self) -> bool:
-        return self.learn_dictionary and self.objective != "codes"
-
-    @property
-    def moves_steps(self) -> bool:
-        """Whether the dictionary moves that an unrolled encoder's steps have weights for."""
-        return self.moves_dictionary or self.objective == "targets"
-
-
-@dataclass
-class Epoch:
-    """What one pass over the rows has seen, means over them.
-
-    Attributes
-    ----------
-    loss, energy : float
-        Energy is ``½‖x − x̂‖²``, NaN where known codes are learned, which nothing decodes.
-    l0 : float
-        Active codes of a row.
-    n_steps : int
-    n_dead : int
-        Latents that are dead at its end.
-    seconds : float
-    """
-
-    loss: float
-    energy: float
-    l0: float
-    n_steps: int
-    n_dead: int
-    seconds: float
-
-
-@dataclass
-class History:
-    """What a run has seen.
-
-    Attributes
-    ----------
-    optimizer : Optimizer
-    frequency : Tensor of shape (n_components,)
-        Share of the rows of the last epoch on which each latent fired.
-    epochs : list of Epoch
-    """
-
-    optimizer: Optimizer
-    frequency: Tensor
-    epochs: list[Epoch] = field(default_factory=list)
-
-
-class Diverged(FloatingPointError):
-    """The loss is not finite; ``history`` says what came before, and the model is as it was then.
-
-    Parameters
-    ----------
-    message : str
-    history : History
-    """
-
-    def __init__(self, message: str, history: History) -> None:
-        super().__init__(message)
-        self.history = history
 
 
 def trained(model: SparseAutoencoder, settings: Settings) -> list[Tensor]:
@@ -224,7 +137,8 @@ class Run:
         if progress > LAST_REVIVAL:
             return
         self.n_revivals += 1
-        # of its own, and not of the order of rows, which is the same for all runs of a seed
+        # of its own, and not of the order of rows, which is the same for all runs of a seed; a prime
+        # number apart, so that those of seeds that follow each other are others
         chance = torch.Generator().manual_seed((self.seed + 7919 * self.n_revivals) % 2**63)
         if not self.dead.mask.any():
             return
@@ -287,7 +201,7 @@ class Run:
         self.optimizer.finish_()
         if self.settings.moves_dictionary:
             to_unit_length_(self.model.dictionary)
-        if self.settings.moves_steps:
+        if self.settings.moves_unrolled:
             self.model.refresh_()
         if isinstance(self.model.activation, BatchTopK):
             x = sample(self.sources[0], max(1, SETTLING // len(self.model.dictionary)))
@@ -318,7 +232,7 @@ class Run:
     def end_epoch(self, order: Tensor) -> None:
         """Judge a pass over all rows; ``order`` is that of the next one."""
         settings = self.settings
-        if settings.moves_steps:
+        if settings.moves_unrolled:
             self.model.refresh_()
         seen = self._seen()
         self.history.epochs.append(seen)

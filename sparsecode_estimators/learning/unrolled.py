@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inference import Lasso
-from .activations import Activation
+from .activation import Activation
 from .atoms import directions, unit
 from .encoders import SparseAutoencoder
 
