@@ -113,7 +113,7 @@ def assert_same(step, loss, codes, model, *, more=0.0):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_gradients_are_those_of_the_dense_loss(name, hidden, few, monkeypatch):
     """Both ways, by dense and by sparse products."""
-    for module in ("codes", "activations"):
+    for module in ("codes", "topk"):
         monkeypatch.setattr(f"sparsecode_estimators.learning.{module}.SPARSE_SHARE", few)
     for seed in range(3):
         model, x = network(name, hidden, seed)
@@ -223,7 +223,7 @@ def decisions(model, work, x):
 def test_rounded_products_choose_and_do_not_compute(name, few, monkeypatch):
     """By sparse products gradients are exact once the active codes are the same; by dense ones
     they have errors of bfloat16."""
-    for module in ("codes", "activations"):
+    for module in ("codes", "topk"):
         monkeypatch.setattr(f"sparsecode_estimators.learning.{module}.SPARSE_SHARE", few)
     same, tol = 0, 1e-5 if few else 0.05
     for seed in range(60):

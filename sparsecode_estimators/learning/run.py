@@ -137,8 +137,8 @@ class Run:
         if progress > LAST_REVIVAL:
             return
         self.n_revivals += 1
-        # of its own, and not of the order of rows, which is the same for all runs of a seed; a prime
-        # number apart, so that those of seeds that follow each other are others
+        # of its own, and not of the order of rows, which is the same for all runs of a seed; a
+        # prime number apart, so that those of seeds that follow each other are others
         chance = torch.Generator().manual_seed((self.seed + 7919 * self.n_revivals) % 2**63)
         if not self.dead.mask.any():
             return
