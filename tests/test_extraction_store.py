@@ -1,5 +1,6 @@
 """Activations into stores: like the arrays, exactly once, the same bytes after any interruption."""
 
+import itertools
 import json
 import os
 import pydoc_data.topics
@@ -156,7 +157,7 @@ def test_it_does_not_begin_again(tmp_path, tiny, tokenizer):
     run(store=tmp_path / "s", **options)
     assert len(passes) <= 2 * OPTIONS["look_ahead"] + 2
     passes.clear()
-    bunch = run((text for text in [1 / 0 for _ in ()]), store=tmp_path / "s", **options)
+    bunch = run(iter(TEXTS), store=tmp_path / "s", **options)
     assert not passes
     np.testing.assert_array_equal(bunch.data[:], run().data)
     counter.remove()
@@ -315,6 +316,35 @@ def test_other_texts(begun):
         with pytest.raises(ValueError, match=r"texts are not those that store='.*' was begun with"):
             run(texts, **begun)
         assert contents(begun["store"]) == before
+
+
+OTHER_TEXTS = [
+    TEXTS[::-1],
+    ["another", *TEXTS],
+    [*TEXTS, "one more text"],
+    TEXTS[:-1],
+    TEXTS[:3],
+    itertools.cycle(TEXTS),
+]
+
+
+@pytest.mark.parametrize("texts", OTHER_TEXTS)
+@pytest.mark.parametrize("options", [{}, BOTH], ids=["one", "several"])
+def test_other_texts_for_a_complete_store(tmp_path, texts, options):
+    run(store=tmp_path / "s", **options)
+    before = files(tmp_path / "s")
+    with pytest.raises(ValueError, match=r"texts are not those that store='.*' was begun with"):
+        run(texts, store=tmp_path / "s", **options)
+    assert files(tmp_path / "s") == before
+
+
+def test_other_texts_where_one_of_several_is_complete(tmp_path):
+    run(store=tmp_path / "s", **BOTH)
+    for file in (tmp_path / "s" / "layer3_mlp_out").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"texts are not those that store='.*layer3_resid_pre'"):
+        run([*TEXTS, "one more text, of some length, to make another window"],
+            store=tmp_path / "s", **BOTH)  # fmt: skip
 
 
 def test_what_is_there_is_something_else(tmp_path):

@@ -126,8 +126,9 @@ def load_activations(
     store : str, path, ActivationStore or None, default=None
         Folder to write rows to, in place of returning arrays; for several layers or hooks a
         folder of stores, such as ``layer3_resid_pre``. What is there from the same call is
-        gone on with, and returned at once if it is complete. An `ActivationStore` takes one
-        layer and hook.
+        gone on with. If it is complete the texts are read and compared, and it is returned
+        without loading the model; ``ActivationStore(path)`` opens it without texts. An
+        `ActivationStore` takes one layer and hook.
     rows_per_shard : int or None, default=None
         Rows in a file of the store, see :meth:`ActivationStore.create`; at most so many are lost
         by a kill, beside those of two times `look_ahead` batches.
@@ -375,7 +376,9 @@ def _in_memory(extractor: Extractor, blocks: Iterator[Windows], reader: Any) -> 
 
 def _in_stores(extractor: Extractor, blocks: Iterator[Windows], stores: Stores) -> dict[str, Any]:
     """All rows in stores, those that are there already included."""
-    if not stores.are_complete:
+    if stores.are_complete:
+        stores.check_texts(blocks)
+    else:
         with stores:
             extractor.run(stores.remaining(ahead(blocks)), stores)
     return {"data": [target.store for target in stores.targets], "n_outliers": stores.n_outliers}

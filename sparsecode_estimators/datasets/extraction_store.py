@@ -186,31 +186,46 @@ class Stores:
         return max(target.progress.outliers for target in self.targets)
 
     def remaining(self, blocks: Iterator[Windows]) -> Iterator[Windows]:
-        """Blocks that are not in all stores.
+        """Blocks that are not in all stores; none if these are complete.
 
         Raises
         ------
         ValueError
             If those before them are not what the stores were begun with.
         """
-        number = 0
-        begun = self._progress
+        number, begun = 0, self._progress.blocks
         for number, windows in enumerate(blocks, 1):
             self._crc32 = _checksum(windows, self._crc32)
-            if number == begun.blocks:
-                self._check_texts(number)
-            if number > begun.blocks:
+            self._check_texts(number)
+            if number > begun:
                 yield windows
-        self._check_texts(number)
+        self._check_texts(number, is_end=True)
 
-    def _check_texts(self, n_blocks: int) -> None:
-        begun = self._progress
-        if n_blocks > begun.blocks or (n_blocks, self._crc32) == (begun.blocks, begun.crc32):
-            return
-        raise ValueError(
-            f"texts are not those that store={str(self.targets[0].path)!r} was begun with; give "
-            "the same in the same order, or another store."
-        )
+    def _check_texts(self, n_blocks: int, is_end: bool = False) -> None:
+        """Refuse texts as soon as one of the stores was begun with others."""
+        for target in self.targets:
+            begun = target.progress
+            is_same = n_blocks != begun.blocks or self._crc32 == begun.crc32
+            is_too_long = begun.complete and n_blocks > begun.blocks
+            is_too_short = is_end and n_blocks < begun.blocks
+            if not is_same or is_too_long or is_too_short:
+                raise ValueError(
+                    f"texts are not those that store={str(target.path)!r} was begun with; give "
+                    "the same in the same order, or another store; ActivationStore(path) opens "
+                    "what is there."
+                )
+
+    def check_texts(self, blocks: Iterator[Windows]) -> None:
+        """Compare texts with those of complete stores: read and cut, not run through the model.
+
+        Raises
+        ------
+        ValueError
+            If they are others. They are read no further than the stores went, and one block.
+        """
+        self._begin()
+        for _ in self.remaining(blocks):
+            raise AssertionError("a complete store lacks a block")
 
     def room(self, n_rows: int, widths: list[int]) -> list[Tensor]:
         """Where the next rows go, until they are written."""
@@ -240,12 +255,15 @@ class Stores:
         if pending is not None:
             pending.result()
 
+    def _begin(self) -> None:
+        """Start at the store that is least far; the others wait for it."""
+        self._progress = min((t.progress for t in self.targets), key=lambda p: p.blocks)
+
     def __enter__(self) -> "Stores":
         try:
             for target in self.targets:
                 target.open()
-            # the one that is least far; the others wait for it
-            self._progress = min((t.progress for t in self.targets), key=lambda p: p.blocks)
+            self._begin()
         except BaseException:
             self._discard()
             raise
