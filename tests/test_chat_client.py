@@ -422,6 +422,25 @@ def test_a_damaged_journal_says_where(line, tmp_path):
         Journal(path, {})
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"name": "thesis", "pages": 200}',
+        b'{"event": "concert", "key": "C"}',
+        b"a note",
+        b"\x89PNG\xff\x00",
+        b"[1, 2]",
+        b"3",
+    ],
+)
+def test_a_file_of_somebody_else_stays_as_it_is(content, tmp_path):
+    path = tmp_path / "theirs.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"line 1 of journal='.*' is no record of a journal"):
+        Journal(path, {})
+    assert path.read_bytes() == content
+
+
 def test_a_mutated_journal_is_read_or_refused(tmp_path):
     path = tmp_path / "j"
     journal = Journal(path, {"model": "m"})

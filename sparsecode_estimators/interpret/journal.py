@@ -12,6 +12,7 @@ from typing import Any
 
 Messages = Sequence[Mapping[str, str]]
 
+_BEGIN = b'{"event": "sent", "key": "'  # of a file that this class has begun
 _KEPT = ("text", "reason", "prompt_tokens", "answer_tokens")  # of an answer, in memory
 
 
@@ -152,7 +153,7 @@ class Journal:
         end = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and (number > 1 or _begins_like_ours(line)):
                     os.truncate(self.path, end)  # a kill came while it was written
                     break
                 end += len(line)
@@ -160,7 +161,7 @@ class Journal:
                     self._count(_checked(json.loads(line)))
                 except (ValueError, TypeError, KeyError, RecursionError) as error:
                     raise ValueError(
-                        f"line {number} of {str(self.path)!r} is no record of a journal "
+                        f"line {number} of journal={str(self.path)!r} is no record of a journal "
                         f"({type(error).__name__}: {error}): give the path of another file, or "
                         "remove the line."
                     ) from error
@@ -178,6 +179,11 @@ class Journal:
                     f"the journal {str(self.path)!r} is open elsewhere: close that client, wait "
                     "until its process ends, or give this one a journal of its own."
                 ) from error
+
+
+def _begins_like_ours(line: bytes) -> bool:
+    """Whether the only line of a file, which was cut, may be one of a journal."""
+    return line.startswith(_BEGIN) or _BEGIN.startswith(line)
 
 
 def _checked(record: Any) -> dict[str, Any]:
