@@ -518,6 +518,57 @@ def test_a_key_is_never_written(tmp_path, capsys, caplog):
         assert KEY not in text
 
 
+@pytest.mark.parametrize("key", ["k3y", "e", "content", "EMPTY", "sk-'quote\"d\\-0123456789"])
+def test_keys_of_every_form_are_masked(key, tmp_path):
+    escaped = "".join(f"\\u{ord(c):04x}" for c in key)  # how JSON may write it, too
+
+    def answer(body, before):
+        if body["messages"][-1]["content"] == "question 0":
+            return Faulty(400, f"no such key: {key}")
+        if body["messages"][-1]["content"] == "question 1":
+            return Faulty(body=json.dumps({"error": "the key"}).replace("the key", escaped))
+        return Faulty(body=json.dumps(completion("say: the key")).replace("the key", escaped))
+
+    options = {"api_key": f" {key}\n", "journal": tmp_path / "j", "max_retries": 0}
+    with serving(answer) as server:
+        for _ in range(2):
+            with client_of(server, **options) as client:
+                answers = client.complete(prompts(3))
+    assert {h["authorization"] for h in server.headers} == {f"Bearer {key}"}
+    assert answers[0].reason == "the server says 400: 'no such key: [key]'"
+    assert "[key]" in answers[1].reason
+    assert answers[2].text == "say: [key]"
+    assert len(server.requests) == 2 + 2 + 1  # a key in the journal hides no answer
+    records = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    assert {r["event"] for r in records} == {"sent", "fault", "answer"}
+    assert all(f"key: {key}" not in str(r) and f"say: {key}" not in str(r) for r in records)
+
+
+def test_a_server_without_a_key_may_answer_with_any_word():
+    with serving(lambda body, before: "none") as server:
+        client = ChatClient("m", base_url=server.url, verbose=False)
+        assert client.complete([prompt("x")])[0].text == "none"
+
+
+@pytest.mark.parametrize("key", ["sk-0123\n456789", "sk 0123456789", "sk-0123\x00456", "sk-ключ-1234"])
+def test_a_key_that_no_request_can_carry(key, monkeypatch):
+    with pytest.raises(ValueError, match="api_key holds white space, a control") as error:
+        ChatClient("m", base_url="http://127.0.0.1:9/v1", api_key=key)
+    assert key[:5] not in str(error.value)
+    if "\x00" not in key:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(ValueError, match="OPENAI_API_KEY holds white space"):
+            ChatClient("m")
+
+
+def test_a_key_that_is_none():
+    for key in ("", " \n"):
+        with pytest.raises(ValueError, match="api_key is empty: give the key, or for a server"):
+            ChatClient("m", base_url="http://127.0.0.1:9/v1", api_key=key)
+    with pytest.raises(TypeError, match="api_key must be a str or None, got int"):
+        ChatClient("m", api_key=7)
+
+
 def test_a_password_in_the_address_is_not_shown(tmp_path):
     client = ChatClient("m", base_url="http://me:hunter2-hunter2@127.0.0.1:9/v1")
     assert repr(client) == "ChatClient('m', base_url='http://127.0.0.1:9/v1/')"

@@ -33,7 +33,9 @@ class ChatClient:
         Of the server, such as ``"http://localhost:8000/v1"``. None: what the environment says
         (``OPENAI_BASE_URL``), or OpenAI.
     api_key : str, default=None
-        Never written to the journal, a log or a ``repr``. None: from the environment
+        Never written to the journal, a log or a ``repr``: where an answer or an error repeats
+        it, "[key]" stands instead, for one of fewer than 8 characters where it is a word of its
+        own. White space around it is not part of it. None: from the environment
         (``OPENAI_API_KEY``), but only if `base_url` is None, too: no key goes to a server that
         it was not meant for.
     journal : str or Path, default=None

@@ -102,7 +102,8 @@ class Journal:
             self._file = None
 
     def _append(self, record: dict[str, Any], to_disk: bool = False) -> dict[str, Any]:
-        record = {**self._cleaned(record), **self._common, "time": round(time.time(), 3)}
+        own = {name: record[name] for name in ("event", "key")}  # a short secret may be in these
+        record = {**self._cleaned(record), **own, **self._common, "time": round(time.time(), 3)}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self._writing:
             if self._file is not None:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -65,8 +65,15 @@ class Fault(Exception):
         self.billed, self.usage, self.final = billed, usage, final
 
 
-def read_reply(body: str) -> Reply:
+def read_reply(body: str, clean: Callable[[str], str] = str) -> Reply:
     """The answer in the body of a reply with status 200.
+
+    Parameters
+    ----------
+    body : str
+    clean : callable
+        Takes out of a text what must not be repeated. Texts are cleaned when JSON has been
+        decoded, which can write one text in many ways, and before they are cut short.
 
     Raises
     ------
@@ -75,15 +82,19 @@ def read_reply(body: str) -> Reply:
         comes from something between the server and here, so it is worth another try; an empty
         answer is what the model said.
     """
+
+    def short(value: Any) -> str:
+        return _short(value, clean)
+
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
         kind = "a page of HTML" if body.lstrip()[:1] == "<" else "not JSON"
-        raise Fault(f"the reply is {kind}: {_short(body)}", again=True, billed=True) from error
+        raise Fault(f"the reply is {kind}: {short(body)}", again=True, billed=True) from error
     usage = _usage(content)
     try:
         if content.get("choices") is None and content.get("error"):
-            raise _malformed(f"the reply is an error: {_short(content['error'])}", usage)
+            raise _malformed(f"the reply is an error: {short(content['error'])}", usage)
         choices = content["choices"]
         if isinstance(choices, list) and not choices:
             raise _empty("the reply has no choices", usage)
@@ -91,14 +102,14 @@ def read_reply(body: str) -> Reply:
         message, finish = choice["message"], choice.get("finish_reason")
         text, refusal = message["content"], message.get("refusal")
     except (TypeError, KeyError, IndexError, AttributeError) as error:
-        reason = f"the reply has another shape than a chat completion: {_short(content)}"
+        reason = f"the reply has another shape than a chat completion: {short(content)}"
         raise _malformed(reason, usage) from error
     if text is None or (isinstance(text, str) and not text.strip()):
-        why = f"refusal {_short(refusal)}" if refusal else f"finish_reason {_short(finish)}"
+        why = f"refusal {short(refusal)}" if refusal else f"finish_reason {short(finish)}"
         raise _empty(f"the answer is empty ({why})", usage)
     if not isinstance(text, str):
-        raise _malformed(f"the answer is not text: {_short(text)}", usage)
-    return Reply(text, usage, _text(content.get("model")), _text(finish))
+        raise _malformed(f"the answer is not text: {short(text)}", usage)
+    return Reply(clean(text), usage, _text(content.get("model"), clean), _text(finish, clean))
 
 
 def read_status(status: int, headers: Mapping[str, str], body: str) -> Fault:
@@ -151,13 +162,14 @@ def _usage(content: Any) -> tuple[int, int] | None:
     return counts if all(type(n) is int and n >= 0 for n in counts) else None
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _text(value: Any, clean: Callable[[str], str]) -> str | None:
+    return clean(value) if isinstance(value, str) else None
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, clean: Callable[[str], str] = str) -> str:
     try:
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except RecursionError:
         text = "too deeply nested"
+    text = clean(text)
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
