@@ -377,6 +377,20 @@ def test_one_run_at_a_time(tmp_path, begun):
         run(**begun)
 
 
+def test_two_runs_that_begin_one_store(tmp_path, tiny, tokenizer):
+    """The second has seen no store, and the first is done before the second writes."""
+    options = {"model": tiny, "tokenizer": tokenizer, "store": tmp_path / "s"}
+
+    def first(*_):
+        handle.remove()
+        run(store=tmp_path / "s")
+
+    handle = tiny.register_forward_pre_hook(first)
+    with pytest.raises(RuntimeError, match="another process has begun store='.*s' since"):
+        run(**options)
+    np.testing.assert_array_equal(run(**options).data[:], run().data)
+
+
 def test_texts_without_a_row_leave_nothing(tmp_path):
     with pytest.raises(ValueError, match="all are empty"):
         run(["", ""], store=tmp_path / "s")

@@ -139,6 +139,12 @@ class Target:
                 exist_ok=True,
             )
             self.writer = self.store.writer()
+            self._take_up(self.store)
+            if self.length or self.progress.blocks:
+                raise RuntimeError(
+                    f"another process has begun store={str(self.path)!r} since this one looked: "
+                    "call again to go on with what is there."
+                )
 
     def append(self, rows: Tensor, block: Block, progress: Progress) -> None:
         """Append those rows of a block that are not there yet."""
