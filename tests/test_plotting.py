@@ -111,6 +111,16 @@ def test_recovery_draws_means_intervals_and_levels():
     assert display.figure_ is display.ax_.figure
 
 
+def test_recovery_hides_no_score():
+    scores = {"a": [-0.5, 0.6], "b": [0.9, 4.0, np.nan]}
+    left, right = RecoveryDisplay.from_results(scores).ax_.get_xlim()
+    assert left < -0.5
+    assert right > 4
+    # of scores between 0 and 1 the interval leaves the axis
+    left, right = RecoveryDisplay.from_results({"a": [0.1, 0.9]}).ax_.get_xlim()
+    assert (left, right) == (-0.02, 1.02)
+
+
 def test_recovery_measures(data, sae):
     X, codes = data.X[500:], data.codes[500:]
     display = RecoveryDisplay.from_estimators(
