@@ -85,6 +85,7 @@ def test_one_data_set_has_no_interval():
     [
         ([], {}, "no finite number"),
         ([np.nan], {}, "no finite number"),
+        ([0.5, np.inf, -np.inf, np.nan], {}, "values has 2 that are infinite; give NaN"),
         (np.zeros((2, 2, 2)), {}, "shape"),
         ([1.0, 2.0], {"confidence": 1.0}, "confidence=1.0"),
     ],

@@ -42,7 +42,7 @@ class RecoveryDisplay:
     Raises
     ------
     ValueError
-        If `scores` is empty, or a method has no finite score.
+        If `scores` is empty, or a method has no score, or an infinite one.
 
     See Also
     --------
