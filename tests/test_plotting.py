@@ -311,6 +311,15 @@ def test_training_of_several_runs_into_given_axes(sae):
     np.testing.assert_allclose(axes[1].lines[1].get_xydata(), [[1, 5], [2, 4]])
 
 
+@pytest.mark.parametrize("shape", [(1, 4), (4, 1), (2, 2)])
+def test_training_labels_all_axes_that_are_given(sae, shape):
+    axes = plt.subplots(*shape, squeeze=False)[1]
+    TrainingDisplay.from_estimator(sae, ax=axes)
+    assert {ax.get_xlabel() for ax in axes.flat} == {"epoch"}
+    own = TrainingDisplay.from_estimator(sae).axes_
+    assert [ax.get_xlabel() for ax in own] == ["", "", "epoch", "epoch"]
+
+
 @pytest.mark.parametrize(
     ("histories", "options", "message"),
     [
@@ -318,6 +327,14 @@ def test_training_of_several_runs_into_given_axes(sae):
         ({"a": {"loss": [1.0]}}, {"curves": ("l0",)}, "'a' has no 'l0'"),
         ({"a": {"loss": [1.0]}}, {"curves": ("loss",), "against": "days"}, "against='days'"),
         ({"a": {"loss": [1.0]}}, {"curves": ()}, "curves is empty"),
+        ({"a": {"loss": [1.0]}}, {"curves": ("loss", "loss")}, "names a curve twice"),
+        ({"a": {"loss": [[1.0, 2.0]]}}, {"curves": ("loss",)}, r"'loss' of shape \(1, 2\)"),
+        ({"a": {"loss": ["low"]}}, {"curves": ("loss",)}, "low"),
+        (
+            {"a": {"loss": [1.0, 0.5], "n_steps": [10]}},
+            {"curves": ("loss",), "against": "n_steps"},
+            r"shape \(2,\) against n_steps of shape \(1,\)",
+        ),
     ],
 )
 def test_bad_histories(histories, options, message):
