@@ -59,6 +59,12 @@ def test_files_and_folders(tmp_path):
     assert read(tmp_path / "log") == ["any name"]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("first", encoding="utf-8-sig")
+    (tmp_path / "b.jsonl").write_text('"second"\n{"text": "third"}\n', encoding="utf-8-sig")
+    assert read(tmp_path) == ["first", "second", "third"]
+
+
 @pytest.mark.parametrize(
     ("texts", "error", "message"),
     [

@@ -12,6 +12,7 @@ Document = str | list[Mapping[str, Any]]  # a text, or the messages of a convers
 
 _LINES = (".jsonl", ".ndjson")
 _SUFFIXES = (".txt", ".md", ".rst", *_LINES)
+_ENCODING = "utf-8-sig"  # editors of Windows begin a file with a mark
 _WANTED = "a list of str, another iterable of them, or a pathlib.Path"
 
 
@@ -110,7 +111,7 @@ def _from_files(files: list[Path], column: str) -> Iterator[Document]:
             if file.suffix.lower() in _LINES:
                 yield from _from_lines(file, column)
             else:
-                yield file.read_text(encoding="utf-8")
+                yield file.read_text(encoding=_ENCODING)
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{str(file)!r} is not UTF-8 ({error.reason} at byte {error.start}); convert it."
@@ -118,7 +119,7 @@ def _from_files(files: list[Path], column: str) -> Iterator[Document]:
 
 
 def _from_lines(file: Path, column: str) -> Iterator[Document]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding=_ENCODING) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
