@@ -38,8 +38,8 @@ def read_documents(texts: Any, column: str) -> Iterator[Document]:
     TypeError
         If `texts` is something else, or one of its items is.
     ValueError
-        If a row has no such column, a file is not UTF-8 or has a line that is not JSON, or a
-        folder has no file of text.
+        If a row has no such column, a text holds half of a surrogate pair, a file is not UTF-8
+        or has a line that is not JSON, or a folder has no file of text.
     FileNotFoundError
         If there is nothing at the path.
     """
@@ -75,6 +75,7 @@ def _checked(item: Any, column: str, name: str) -> Document:
 
 def _checked_entry(item: Any, name: str) -> Document:
     if isinstance(item, str):
+        _check_characters(item, name)
         return item
     if isinstance(item, list):
         for message in item:
@@ -83,8 +84,21 @@ def _checked_entry(item: Any, name: str) -> Document:
                     f'{name} is a list, but not of messages with "role" and "content"; give a '
                     "str or a conversation."
                 )
+            if isinstance(message["content"], str):
+                _check_characters(message["content"], name)
         return item
     raise TypeError(f"{name} must be a str, got {type(item).__name__}; decode or drop it.")
+
+
+def _check_characters(text: str, name: str) -> None:
+    """Refuse halves of surrogate pairs: they are no characters, and no tokenizer takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds half of a surrogate pair (character {error.start}), which is no text; "
+            'replace it, as in text.encode("utf-8", "replace").decode(), or drop the document.'
+        ) from error
 
 
 def _files(path: Path) -> list[Path]:
