@@ -128,6 +128,37 @@ def test_a_fault_that_stays_is_a_failure_with_a_reason(name, monkeypatch):
     assert (answers[1].text, answers[1].n_requests, len(server.requests)) == (None, 3, 5)
 
 
+CHARSETS = ("rot13", "hex", "zip", "base64", "undefined", "no-such-charset", "utf-16", "idna")
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_charsets_that_are_none(charset):
+    """A reply is JSON, which is UTF-8; an error in such a charset is a failed reply."""
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+
+    def answer(body, before):
+        if body["messages"][-1]["content"] == "question 0":
+            return Faulty(500, "oh", headers)
+        return Faulty(body=json.dumps(completion("größer")), headers=headers)
+
+    with serving(answer) as server, client_of(server, max_retries=0) as client:
+        failed, fine = client.complete(prompts(2))
+    assert (failed.status, fine.text) == ("failed", "größer")
+    assert failed.reason
+
+
+@pytest.mark.parametrize("count", [10**9 + 1, 10**30, 10**4299])
+def test_a_server_that_counts_without_end_does_not_count(count, tmp_path):
+    usage = {"prompt_tokens": count, "completion_tokens": count}
+    with serving(lambda body, before: completion("x", usage=usage)) as server:
+        for _ in range(2):
+            options = {"journal": tmp_path / "j", "parameters": {"max_tokens": 40}}
+            with client_of(server, **options) as client:
+                (answer,) = client.complete([prompt("x")])
+                assert client.n_tokens_ == most_tokens(prompt("x"), 40)
+            assert (answer.text, answer.prompt_tokens, answer.answer_tokens) == ("x", 0, 0)
+
+
 def test_a_connection_that_is_reset(monkeypatch):
     monkeypatch.setattr("sparsecode_estimators.interpret.sender._SHORTEST_WAIT", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as listener:

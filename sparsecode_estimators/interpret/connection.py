@@ -11,6 +11,8 @@ from .journal import Messages
 from .replies import Fault, Reply, read_reply, read_status
 
 _NO_KEY = "none"  # for servers that need none; it is no secret
+# What decoding raises, also for a charset such as "rot13", which makes no text of bytes.
+_UNREADABLE = (ValueError, TypeError, AssertionError, LookupError)
 _WORD = 8  # characters; a shorter secret is looked for as a word of its own only
 
 
@@ -62,7 +64,8 @@ class Connection:
             raw = self._openai.chat.completions.with_raw_response.create(
                 model=model, messages=messages, extra_body=dict(parameters)
             )
-            body = raw.http_response.text
+            # JSON is UTF-8 whatever the header says (RFC 8259, 8.1)
+            body = raw.http_response.content.decode("utf-8-sig", "replace")
         except openai.APITimeoutError as error:
             reason = f"no reply within timeout={self._timeout} s"
             billed = _was_open(error.__cause__ or error)
@@ -74,7 +77,7 @@ class Connection:
             cause = error.__cause__ or error
             reason = self.clean(f"the connection failed ({type(cause).__name__}: {cause})")
             raise Fault(reason, again=True, billed=_was_open(cause)) from error
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, *_UNREADABLE) as error:
             reason = self.clean(f"the reply cannot be read ({type(error).__name__}: {error})")
             raise Fault(reason, again=True, billed=True) from error
         return read_reply(body, self.clean)

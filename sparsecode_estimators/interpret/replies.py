@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 _SHOWN = 80  # characters of what is wrong that a reason repeats
+_MOST_TOKENS = 10**9  # a server that counts more of them does not count
 
 
 class Reply(NamedTuple):
@@ -17,7 +18,7 @@ class Reply(NamedTuple):
     ----------
     text : str
     usage : tuple of int, or None
-        Tokens of prompt and answer, if the server counted them.
+        Tokens of prompt and answer, if the server counted them, up to 10⁹ of each.
     model : str or None
         What the server calls the model.
     finish_reason : str or None
@@ -159,7 +160,7 @@ def _usage(content: Any) -> tuple[int, int] | None:
         counts = content["usage"]["prompt_tokens"], content["usage"]["completion_tokens"]
     except (TypeError, KeyError):
         return None
-    return counts if all(type(n) is int and n >= 0 for n in counts) else None
+    return counts if all(type(n) is int and 0 <= n <= _MOST_TOKENS for n in counts) else None
 
 
 def _text(value: Any, clean: Callable[[str], str]) -> str | None:
