@@ -25,8 +25,9 @@ BAD_GATEWAY = "<html><body><h1>Sign in</h1></body></html>"
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
     """Loopback is reached directly, and no key comes from outside."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID"):
-        monkeypatch.delenv(name, raising=False)
+    names = ("API_KEY", "BASE_URL", "ORG_ID", "PROJECT_ID", "CUSTOM_HEADERS")
+    for name in names:
+        monkeypatch.delenv(f"OPENAI_{name}", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -577,8 +578,8 @@ def test_keys_of_every_form_are_masked(key, tmp_path):
 
 def test_a_server_without_a_key_may_answer_with_any_word():
     with serving(lambda body, before: "none") as server:
-        client = ChatClient("m", base_url=server.url, verbose=False)
-        assert client.complete([prompt("x")])[0].text == "none"
+        with ChatClient("m", base_url=server.url, verbose=False) as client:
+            assert client.complete([prompt("x")])[0].text == "none"
 
 
 @pytest.mark.parametrize("key", ["sk-0123\n456789", "sk 0123456789", "sk-0123\x00456", "sk-ключ-1234"])
@@ -613,6 +614,23 @@ def test_the_key_of_the_environment_goes_nowhere_else(monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         ChatClient("m", verbose=False).complete([prompt("x")])
         assert server.headers[-1]["authorization"] == f"Bearer {KEY}"
+
+
+def test_headers_of_the_environment_go_nowhere_else(monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-mine")
+    headers = "X-Token: token-mine\nAuthorization: Bearer mine\nuser-agent: agent-mine"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", headers)
+    with serving(echo) as server:
+        with client_of(server) as client:
+            client.complete([prompt("x")])
+        assert "mine" not in str(server.headers)
+        assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.delenv("OPENAI_CUSTOM_HEADERS")
+        with ChatClient("m", api_key=KEY, verbose=False) as client:
+            client.complete([prompt("x")])
+        assert server.headers[1]["openai-organization"] == "org-mine"
 
 
 # Bad input

@@ -31,7 +31,8 @@ class ChatClient:
         As the server calls it.
     base_url : str, default=None
         Of the server, such as ``"http://localhost:8000/v1"``. None: what the environment says
-        (``OPENAI_BASE_URL``), or OpenAI.
+        (``OPENAI_BASE_URL``), or OpenAI. Key, organisation, project and headers of the
+        environment go there only.
     api_key : str, default=None
         Never written to the journal, a log or a ``repr``: where an answer or an error repeats
         it, "[key]" stands instead, for one of fewer than 8 characters where it is a word of its

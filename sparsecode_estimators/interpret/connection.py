@@ -134,8 +134,24 @@ def _connect(base_url: str | None, key: str, timeout: float) -> Any:
             "questions to language models need openai: "
             'pip install "sparsecode_estimators[interpret]"'
         ) from error
-    options: dict[str, Any] = {} if base_url is None else {"base_url": base_url}
-    return openai.OpenAI(api_key=key, timeout=timeout, max_retries=0, **options)
+    options: dict[str, Any] = {"api_key": key, "timeout": timeout, "max_retries": 0}
+    if base_url is None:
+        return openai.OpenAI(**options)
+    client = openai.OpenAI(base_url=base_url, default_headers=_own_headers(key), **options)
+    client.organization = client.project = None  # the library took them from the environment
+    return client
+
+
+def _own_headers(key: str) -> dict[str, Any]:
+    """Headers that undo those of the environment, which are for another server."""
+    import openai
+
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+    names = {line.partition(":")[0].strip() for line in lines if ":" in line}
+    names = {name for name in names if name.lower() != "authorization"}
+    # an openai that has no Omit does not know the variable either
+    unsent = {name: openai.Omit() for name in names} if hasattr(openai, "Omit") else {}
+    return {**unsent, "Authorization": f"Bearer {key}"}
 
 
 def _was_open(cause: BaseException) -> bool:
