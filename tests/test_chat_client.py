@@ -15,6 +15,7 @@ from sparsecode_estimators.interpret import ChatClient
 from sparsecode_estimators.interpret.budget import most_tokens
 from sparsecode_estimators.interpret.journal import Journal, request_key
 from sparsecode_estimators.interpret.replies import Fault, asked_to_wait, read_reply
+from sparsecode_estimators.interpret.sender import Stop
 
 pytest.importorskip("openai")
 
@@ -651,13 +652,24 @@ def test_without_a_key():
         ({"max_requests": 1.5}, "max_requests=1.5"),
         ({"max_tokens": True}, "max_tokens=True"),
         ({"timeout": -1}, "timeout=-1 must be a number"),
+        ({"timeout": float("inf")}, "timeout=inf must be at most 2000000 seconds"),
         ({"max_wait": float("nan")}, "max_wait=nan"),
+        ({"parameters": {"max_tokens": "x"}}, r"parameters\['max_tokens'\]='x' must be an integer"),
+        ({"parameters": {"max_completion_tokens": 1.5}}, r"\['max_completion_tokens'\]=1\.5"),
         ({"max_tokens": 10, "parameters": {}}, "no longest"),
     ],
 )
 def test_bad_parameters(options, message):
     with pytest.raises(ValueError, match=message):
         ChatClient(**{"model": "m", "base_url": "http://127.0.0.1:9/v1", **options})
+
+
+def test_the_longest_waits():
+    with serving(echo) as server, client_of(server, timeout=2e6, max_wait=1e300) as client:
+        assert client.complete([prompt("x")])[0].status == "ok"
+    stop = Stop()
+    stop.give("enough")
+    stop.wait(1e300)
 
 
 def test_text_that_is_no_unicode_is_sent():
