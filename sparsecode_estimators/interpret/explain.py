@@ -154,7 +154,8 @@ def explain_latents(
             n_levels=_LEVELS,
             promoted=(promoted or {}).get(latent),
         )
-    answers = ask(client, list(prompts.values()), [_read_explanation] * len(prompts))
+    read = [_read_explanation] * len(prompts)
+    answers = ask(client, list(prompts.values()), "explanation", read)
     for latent, a in zip(prompts, answers, strict=True):
         counts = a.n_requests, a.prompt_tokens, a.answer_tokens
         rows[latent] = Explanation(latent, a.value, a.status, a.reason, rows[latent].shown, *counts)
