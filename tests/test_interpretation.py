@@ -309,6 +309,17 @@ def test_all_else_is_refused(text):
 # Explaining
 
 
+def test_explanations_are_text_that_any_file_can_hold(ask, contexts):
+    said = '{"explanation": "half \\ud800 pair,\\u0000 \\u001b[31mred\\u009b\\n two\\tlines"}'
+    found, _ = ask(lambda client: explain_latents(contexts, [2], client), lambda *_: said)
+    assert found.of(2).explanation == "half ? pair, [31mred two lines"
+    with pytest.warns(UserWarning, match="have no explanation"):
+        ask(
+            lambda client: explain_latents(contexts, [2], client),
+            lambda *_: '{"explanation": "\\u0000 \\u001b"}',
+        )
+
+
 def test_explanations_say_what_was_shown(ask, contexts):
     found, server = ask(lambda client: explain_latents(contexts, [2, 0], client), explainer)
     assert [(row.latent, row.explanation) for row in found] == [
