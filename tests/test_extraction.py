@@ -267,6 +267,13 @@ def test_an_outlier_that_no_float16_holds_may_be_left_out(tokenizer):
         tiny_activations(max_norm=20, **options)
 
 
+def test_outliers_at_one_hook_or_another_may_be_all(tmp_path):
+    options = {"layer": [0, 1, 2, 3], "hook": ["resid_pre", "mlp_out"], "drop_first": False}
+    for place in ({}, {"store": tmp_path / "s"}, {"store": tmp_path / "s"}):
+        with pytest.raises(ValueError, match=r"max_norm=1 leaves out every token at one layer"):
+            tiny_activations(["two"], max_norm=1, **options, **place)
+
+
 # Precision, and what is printed
 
 

@@ -365,6 +365,7 @@ def _in_memory(extractor: Extractor, blocks: Iterator[Windows], reader: Any) -> 
     n_rows = sum(int(windows.counts().sum()) for windows in known)
     memory = Memory(n_rows, extractor.dtype)
     extractor.run(iter(known), memory, n_rows)
+    _check_some_left(memory.done, extractor.max_norm)
     columns = memory.columns()
     return {
         "data": memory.arrays(),
@@ -381,6 +382,7 @@ def _in_stores(extractor: Extractor, blocks: Iterator[Windows], stores: Stores) 
     else:
         with stores:
             extractor.run(stores.remaining(ahead(blocks)), stores)
+            _check_some_left(stores.n_rows, extractor.max_norm)
     return {"data": [target.store for target in stores.targets], "n_outliers": stores.n_outliers}
 
 
@@ -418,6 +420,14 @@ def _check_max_norm(max_norm: Any) -> None:
         )
     if not 1 <= float(max_norm) < float("inf"):
         raise ValueError(f"max_norm={max_norm} must be at least 1, a number of medians.")
+
+
+def _check_some_left(n_rows: int, max_norm: float | None) -> None:
+    if not n_rows:  # at one site half of the rows are always left
+        raise ValueError(
+            f"max_norm={max_norm} leaves out every token at one layer and hook or another; raise "
+            "it, or take fewer of them."
+        )
 
 
 def _check_output(dtype: str, store: Any, rows_per_shard: Any, is_single: bool) -> None:

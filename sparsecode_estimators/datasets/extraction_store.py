@@ -191,6 +191,11 @@ class Stores:
     def n_outliers(self) -> int:
         return max(target.progress.outliers for target in self.targets)
 
+    @property
+    def n_rows(self) -> int:
+        """In each of the stores, once all blocks are written."""
+        return self._progress.rows
+
     def remaining(self, blocks: Iterator[Windows]) -> Iterator[Windows]:
         """Blocks that are not in all stores; none if these are complete.
 
