@@ -369,6 +369,17 @@ def test_what_is_there_is_something_else(tmp_path):
     assert len(other) == 0
 
 
+def test_no_store_inside_another(tmp_path):
+    run(store=tmp_path / "one", layer=1)
+    before = files(tmp_path / "one")
+    with pytest.raises(ValueError, match=r"store='.*one' is the store of one layer and hook, but"):
+        run(store=tmp_path / "one", layer=[1])
+    assert files(tmp_path / "one") == before
+    run(store=tmp_path / "several", layer=[1])
+    with pytest.raises(FileExistsError, match="holds files, but no store"):
+        run(store=tmp_path / "several", layer=1)
+
+
 def test_one_run_at_a_time(tmp_path, begun):
     with (
         ActivationStore(begun["store"]).writer(),

@@ -18,6 +18,7 @@ from .hooks import HOOKS
 from .language_models import name_of, resolve_tokenizer
 from .preparation import prepare
 from .store import ActivationStore
+from .store_files import MANIFEST
 from .store_rows import TORCH
 from .windows import Windows, decode_each
 
@@ -453,4 +454,9 @@ def _check_output(dtype: str, store: Any, rows_per_shard: Any, is_single: bool) 
     elif not isinstance(store, (str, os.PathLike)):
         raise TypeError(
             f"store must be a folder or an ActivationStore, got {type(store).__name__}."
+        )
+    elif not is_single and (Path(store) / MANIFEST).exists():
+        raise ValueError(
+            f"store={os.fspath(store)!r} is the store of one layer and hook, but layer or hook is "
+            "a list; give another folder, in which each gets its own."
         )
