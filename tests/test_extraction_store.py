@@ -94,6 +94,21 @@ def test_a_store_of_the_caller(tmp_path):
         run(store=made, layer=[2])
 
 
+def test_the_model_of_the_package_is_the_same_wherever_it_lies(tmp_path):
+    """The settings in a store name no folder of a machine; those of earlier versions did."""
+    store = run(store=tmp_path / "s").data
+    entry = store.metadata["extraction"]
+    assert (entry["model"], entry["tokenizer"]) == ("tiny", "tiny")
+    with store.writer() as writer:
+        folder = "/elsewhere/sparsecode_estimators/datasets/tiny_gpt2"
+        writer.update_metadata(extraction={**entry, "model": folder, "tokenizer": folder})
+    assert len(run(store=tmp_path / "s").data) == len(store)
+    with store.writer() as writer:
+        writer.update_metadata(extraction={**entry, "model": "/elsewhere/tiny_gpt2"})
+    with pytest.raises(ValueError, match="model='tiny', but store=.* begun with '/elsewhere/tiny"):
+        run(store=tmp_path / "s")
+
+
 def test_texts_are_read_as_they_are_needed(tmp_path, tiny, tokenizer):
     taken, at_pass = [], []
     tiny.register_forward_pre_hook(lambda *_: at_pass.append(len(taken)))

@@ -15,14 +15,12 @@ from .documents import read_documents
 from .extraction import Extractor, Memory, ahead
 from .extraction_store import Stores, Target
 from .hooks import HOOKS
-from .language_models import name_of, resolve_tokenizer
+from .language_models import TINY_GPT2, name_of, resolve_tokenizer, stable_name
 from .preparation import prepare
 from .store import ActivationStore
 from .store_files import MANIFEST
 from .store_rows import TORCH
 from .windows import Windows, decode_each
-
-TINY_GPT2 = Path(__file__).parent / "tiny_gpt2"
 
 
 def load_activations(
@@ -250,8 +248,8 @@ def load_activations(
         found = _in_memory(extractor, blocks, prepared.tokenizer)
     else:
         settings = {
-            "model": name_of(model),
-            "tokenizer": name_of(prepared.tokenizer),
+            "model": stable_name(name_of(model)),
+            "tokenizer": stable_name(name_of(prepared.tokenizer)),
             "context_length": int(context_length),
             "long_texts": long_texts,
             "overlap": int(overlap),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .extraction import Block
+from .language_models import stable_name
 from .store import ActivationStore
 from .store_files import MANIFEST, check_free
 from .store_rows import TORCH
@@ -115,7 +116,8 @@ class Target:
 
     def _check_settings(self, kept: dict[str, Any]) -> None:
         for name, value in self.settings.items():
-            if kept.get(name) != value:
+            # earlier versions wrote where the model of this package lay
+            if stable_name(kept.get(name)) != value:
                 raise ValueError(
                     f"{name}={value!r}, but store={str(self.path)!r} was begun with "
                     f"{kept.get(name)!r}; give the same to go on, or another store."
