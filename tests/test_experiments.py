@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import warnings
@@ -206,6 +207,21 @@ def test_command_line(tmp_path, capsys):
     pictures = (tmp_path / "small.png").read_bytes()
     small_study().main("Small.\n", ["--out", str(tmp_path)])
     assert (tmp_path / "small.png").read_bytes() == pictures
+
+
+@pytest.mark.parametrize("name", ["lasso", "omp", "growth", "dictionary_learning"])
+def test_benchmarks_without_their_peer(name, monkeypatch, capsys):
+    """They say what they are, and how to get it."""
+    folder = RESULTS.parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "spams", None)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
+    assert "--quick" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(SystemExit, match=r"SPAMS is missing .*: pip install spams-bin"):
+        runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
 
 
 def test_rows_become_tables():
