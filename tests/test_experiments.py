@@ -224,6 +224,34 @@ def test_benchmarks_without_their_peer(name, monkeypatch, capsys):
         runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
 
 
+def test_no_processes(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        small_study().main("Small.\n", ["--jobs", "0", "--out", str(tmp_path)])
+    assert "--jobs 0: give a number of processes, or -1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cells": []}', "\xff"])
+def test_damaged_results_are_named(tmp_path, content):
+    path = tmp_path / "small.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"small\.json' is damaged .*: restore it, or .* --again"):
+        small_study().main("Small.\n", ["--out", str(tmp_path)])
+    assert path.read_bytes() == content.encode("latin-1")
+    small_study().main("Small.\n", ["--again", "--out", str(tmp_path)])
+    assert json.loads(path.read_text())["complete"]
+
+
+@pytest.mark.parametrize("arguments", [["--k", "0"], ["--factor", "-1"], ["--epochs", "2.5"]])
+def test_the_language_model_experiment_checks_its_numbers_first(arguments, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    main = importlib.import_module("language_model").main
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--quick", "--out", str(tmp_path)])
+    assert f"{arguments[1]!r} must be an integer of at least 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_rows_become_tables():
     rows = [
         {"data_set": 0, "start": 0, "x": 1.0},
