@@ -281,3 +281,8 @@ def by_data_set(rows: Iterable[Cell], value: Callable[[Cell], float]) -> list[li
 def mean(rows: Iterable[Cell], value: Callable[[Cell], float]) -> float:
     """Over data sets, starts averaged before."""
     return mean_interval(by_data_set(rows, value))[0]
+
+
+def interval(rows: Iterable[Cell], key: str) -> str:
+    """Mean of what is under a key and half the width of its interval over data sets."""
+    return with_interval(by_data_set(rows, lambda row: row[key]))

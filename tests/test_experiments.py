@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import study
 from sklearn.exceptions import ConvergenceWarning
-from study import RESULTS, Study, by_data_set, group, mean, table, with_interval
+from study import RESULTS, Study, by_data_set, group, interval, mean, table, with_interval
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, UnrolledEncoder
@@ -263,6 +263,7 @@ def test_rows_become_tables():
     assert mean(rows, lambda row: row["x"]) == 2.75
     _, low, high = mean_interval([1.5, 4.0])
     assert with_interval(lists) == f"2.750 ± {(high - low) / 2:.3f}"
+    assert interval(rows, "x") == with_interval(lists)
     assert with_interval([2.0]) == "2.000"
     assert list(group(rows, "data_set", "start")) == [(0, 0), (0, 1), (1, 0)]
     lines = table(("name", "x"), [("a", 1.0), ("long", None)]).splitlines()
