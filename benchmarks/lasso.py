@@ -66,9 +66,9 @@ def measure(name: str, positive: bool, n: int, rounds: int) -> dict:
         solve(*tensors, alpha=ALPHA, positive=positive, known=Atoms(tensors[1]))
 
     def theirs():
-        found["spams"] = spams().lasso(
-            columns, D=atoms, lambda1=ALPHA, pos=positive, mode=2, numThreads=1
-        ).T
+        found["spams"] = (
+            spams().lasso(columns, D=atoms, lambda1=ALPHA, pos=positive, mode=2, numThreads=1).T
+        )
 
     wide = X[:few].astype(float), D.astype(float)
 

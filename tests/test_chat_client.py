@@ -578,12 +578,16 @@ def test_keys_of_every_form_are_masked(key, tmp_path):
 
 
 def test_a_server_without_a_key_may_answer_with_any_word():
-    with serving(lambda body, before: "none") as server:
-        with ChatClient("m", base_url=server.url, verbose=False) as client:
-            assert client.complete([prompt("x")])[0].text == "none"
+    with (
+        serving(lambda body, before: "none") as server,
+        ChatClient("m", base_url=server.url, verbose=False) as client,
+    ):
+        assert client.complete([prompt("x")])[0].text == "none"
 
 
-@pytest.mark.parametrize("key", ["sk-0123\n456789", "sk 0123456789", "sk-0123\x00456", "sk-ключ-1234"])
+@pytest.mark.parametrize(
+    "key", ["sk-0123\n456789", "sk 0123456789", "sk-0123\x00456", "sk-ключ-1234"]
+)
 def test_a_key_that_no_request_can_carry(key, monkeypatch):
     with pytest.raises(ValueError, match="api_key holds white space, a control") as error:
         ChatClient("m", base_url="http://127.0.0.1:9/v1", api_key=key)

@@ -22,6 +22,7 @@ from sparsecode_estimators.metrics import l0
 from sparsecode_estimators.plotting import mean_interval
 
 plt = pytest.importorskip("matplotlib.pyplot")
+pytestmark = pytest.mark.usefixtures("no_window")
 
 SCRIPTS = (
     "scenarios",
@@ -35,13 +36,6 @@ SCRIPTS = (
     "composition",
     "frontier",
 )
-
-
-@pytest.fixture(autouse=True)
-def no_window():
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

@@ -28,16 +28,6 @@ BOTH = {"layer": [3, 1], "hook": ["resid_pre", "mlp_out"]}
 OPTIONS = {"layer": 2, "context_length": 24, "batch_size": 4, "look_ahead": 3, "dtype": "float16"}
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return transformers.AutoTokenizer.from_pretrained(TINY_GPT2)
-
-
-@pytest.fixture
-def tiny():
-    return transformers.GPT2Model.from_pretrained(TINY_GPT2).float().eval()
-
-
 def run(texts=TEXTS, **options):
     return load_activations(texts, **{"model": TINY_GPT2, **OPTIONS, **options})
 
@@ -105,7 +95,7 @@ def test_the_model_of_the_package_is_the_same_wherever_it_lies(tmp_path):
     assert len(run(store=tmp_path / "s").data) == len(store)
     with store.writer() as writer:
         writer.update_metadata(extraction={**entry, "model": "/elsewhere/tiny_gpt2"})
-    with pytest.raises(ValueError, match="model='tiny', but store=.* begun with '/elsewhere/tiny"):
+    with pytest.raises(ValueError, match=r"model='tiny', but store=.* begun with '/elsewhere/tiny"):
         run(store=tmp_path / "s")
 
 
@@ -412,7 +402,7 @@ def test_two_runs_that_begin_one_store(tmp_path, tiny, tokenizer):
         run(store=tmp_path / "s")
 
     handle = tiny.register_forward_pre_hook(first)
-    with pytest.raises(RuntimeError, match="another process has begun store='.*s' since"):
+    with pytest.raises(RuntimeError, match=r"another process has begun store='.*s' since"):
         run(**options)
     np.testing.assert_array_equal(run(**options).data[:], run().data)
 
