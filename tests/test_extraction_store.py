@@ -16,7 +16,12 @@ import torch
 from stores import contents
 
 from sparsecode_estimators import SAEEncoder
-from sparsecode_estimators.datasets import ActivationStore, load_activations, store_files
+from sparsecode_estimators.datasets import (
+    ActivationStore,
+    decode_tokens,
+    load_activations,
+    store_files,
+)
 from sparsecode_estimators.datasets.activations import TINY_GPT2
 
 transformers = pytest.importorskip("transformers")
@@ -89,6 +94,8 @@ def test_the_model_of_the_package_is_the_same_wherever_it_lies(tmp_path):
     store = run(store=tmp_path / "s").data
     entry = store.metadata["extraction"]
     assert (entry["model"], entry["tokenizer"]) == ("tiny", "tiny")
+    tokens = decode_tokens(store.token_ids, entry["tokenizer"])
+    assert "".join(tokens[store.document_ids == 0]) == "ort"  # the first one of "short" is no row
     with store.writer() as writer:
         folder = "/elsewhere/sparsecode_estimators/datasets/tiny_gpt2"
         writer.update_metadata(extraction={**entry, "model": folder, "tokenizer": folder})

@@ -334,6 +334,7 @@ def decode_tokens(token_ids: Any, tokenizer: Any) -> NDArray[np.object_]:
     token_ids : array-like of int of shape (n_tokens,)
         Those of a store, for example.
     tokenizer : str, path or transformers tokenizer
+        What the metadata of a store name, too: "tiny" is that of the small GPT-2 in this package.
 
     Returns
     -------
@@ -350,12 +351,13 @@ def decode_tokens(token_ids: Any, tokenizer: Any) -> NDArray[np.object_]:
     Examples
     --------
     >>> from sparsecode_estimators.datasets import decode_tokens, load_gpt2_activations
-    >>> from sparsecode_estimators.datasets.activations import TINY_GPT2 as folder
     >>> bunch = load_gpt2_activations(["Return a list."], model="tiny", layer=0, drop_first=False)
-    >>> "".join(decode_tokens(bunch.token_ids, folder))
+    >>> "".join(decode_tokens(bunch.token_ids, "tiny"))
     'Return a list.'
     """
-    return decode_each(resolve_tokenizer(tokenizer, None), np.asarray(token_ids))
+    is_tiny = isinstance(tokenizer, str) and tokenizer == "tiny"
+    reader = resolve_tokenizer(TINY_GPT2 if is_tiny else tokenizer, None)
+    return decode_each(reader, np.asarray(token_ids))
 
 
 def _in_memory(extractor: Extractor, blocks: Iterator[Windows], reader: Any) -> dict[str, Any]:
