@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 import torch
 from learners import TRIED, learn, objective, random_rows, spams_online, unit
-from workloads import write
+from workloads import spams, write
 
 from sparsecode_estimators import SparseCodingEncoder
 from sparsecode_estimators.datasets import make_sparse_codes
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--sizes", action="store_true", help="the second table only")
     options = parser.parse_args()
     quick = options.quick
+    spams()  # or say that it is missing, before any work
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     ours(planted(SMALL, "uniform", 100)[0], 16, n_init=1, max_iter=3)  # compiles, or loads

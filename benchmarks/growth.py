@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import spams
 import torch
-from workloads import WORKLOADS, Workload, interleaved, make_rows, write
+from workloads import WORKLOADS, Workload, interleaved, make_rows, spams, write
 
 from sparsecode_estimators import sparse_encode
 
@@ -33,7 +32,7 @@ def measure(work: Workload, rounds: int) -> dict[str, float]:
     columns, atoms = np.asfortranarray(X.T), np.asfortranarray(D.T)
     methods = {
         "ours": lambda: sparse_encode(X, D, alpha=ALPHA),
-        "spams": lambda: spams.lasso(
+        "spams": lambda: spams().lasso(
             columns, D=atoms, lambda1=ALPHA, pos=True, mode=2, numThreads=1
         ),
     }
@@ -46,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows and turns")
     quick = parser.parse_args().quick
+    spams()  # or say that it is missing, before any work
     torch.set_num_threads(1)
     base = WORKLOADS["W2"]._replace(n=500 if quick else 2000)
     lines = []

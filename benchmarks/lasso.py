@@ -19,10 +19,9 @@ import warnings
 from statistics import median
 
 import numpy as np
-import spams
 import torch
 from sklearn.decomposition import sparse_encode as sklearn_encode
-from workloads import WORKLOADS, interleaved, make_rows, write
+from workloads import WORKLOADS, interleaved, make_rows, spams, write
 
 from sparsecode_estimators import SparseCodingEncoder, sparse_encode
 from sparsecode_estimators.inference import Atoms, solve
@@ -67,9 +66,9 @@ def measure(name: str, positive: bool, n: int, rounds: int) -> dict:
         solve(*tensors, alpha=ALPHA, positive=positive, known=Atoms(tensors[1]))
 
     def theirs():
-        found["spams"] = spams.lasso(
-            columns, D=atoms, lambda1=ALPHA, pos=positive, mode=2, numThreads=1
-        ).T
+        found["spams"] = (
+            spams().lasso(columns, D=atoms, lambda1=ALPHA, pos=positive, mode=2, numThreads=1).T
+        )
 
     wide = X[:few].astype(float), D.astype(float)
 
@@ -122,6 +121,7 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help="4,096 rows of W3, too")
     options = parser.parse_args()
     quick = options.quick
+    spams()  # or say that it is missing, before any work
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     share, rounds = (10, 3) if quick else (1, 5)

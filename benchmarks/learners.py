@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import spams
 from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearning
+from workloads import spams
 
 from sparsecode_estimators import sparse_encode
 
@@ -37,7 +37,7 @@ def random_rows(X: np.ndarray, n_components: int, rng: np.random.Generator) -> n
 
 def spams_online(X: np.ndarray, initial: np.ndarray, alpha: float, n_iter: int) -> np.ndarray:
     """Mairal et al. (2010), batches of 512."""
-    return spams.trainDL(
+    return spams().trainDL(
         np.asfortranarray(X.T), D=np.asfortranarray(initial.T), lambda1=alpha, iter=n_iter,
         posAlpha=True, batchsize=512, numThreads=1, verbose=False,
     ).T  # fmt: skip

@@ -17,10 +17,9 @@ import argparse
 import warnings
 
 import numpy as np
-import spams
 import torch
 from sklearn.decomposition import sparse_encode as sklearn_encode
-from workloads import WORKLOADS, interleaved, make_rows, write
+from workloads import WORKLOADS, interleaved, make_rows, spams, write
 
 from sparsecode_estimators import sparse_encode
 
@@ -53,7 +52,7 @@ def measure(name: str, n: int, rounds: int, solver: str = "ols") -> dict:
 
     def theirs():
         # without eps it returned zeros in some processes
-        found["spams"] = spams.omp(columns, D=atoms, L=work.k, eps=1e-12, numThreads=1).T
+        found["spams"] = spams().omp(columns, D=atoms, L=work.k, eps=1e-12, numThreads=1).T
 
     def sklearn(rows=few):
         found["scikit-learn"] = sklearn_encode(X[:rows], D, algorithm="omp", n_nonzero_coefs=work.k)
@@ -86,6 +85,7 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help="4,096 rows of W3, too")
     options = parser.parse_args()
     quick = options.quick
+    spams()  # or say that it is missing, before any work
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     share = 10 if quick else 1

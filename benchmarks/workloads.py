@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,15 @@ def make_rows(work: Workload, n: int, *, positive: bool, seed: int = 7) -> tuple
     # as sparse codes, for the dense product would take long for W3
     X = csr_array(codes) @ D + 0.01 * rng.standard_normal((n, work.n_features))
     return X.astype(np.float32), D.astype(np.float32), codes
+
+
+def spams() -> Any:
+    """The peer; imported here, so that ``--help`` needs none."""
+    try:
+        import spams
+    except ImportError as error:
+        raise SystemExit(f"SPAMS is missing ({error}): pip install spams-bin") from None
+    return spams
 
 
 def interleaved(methods: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

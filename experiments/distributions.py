@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from methods import bounds, fitted, judged, planted
-from study import Study, by_data_set, group, mean, table, with_interval
+from study import Study, by_data_set, group, interval, mean, table, with_interval
 
 from sparsecode_estimators.plotting import RecoveryDisplay
 
@@ -70,7 +70,7 @@ def report(rows: list[dict]) -> str:
             law,
             *(with_interval(scores(same, name)) for name in names),
             mean(same, lambda row: row["chance"]),
-            with_interval(by_data_set(same, lambda row: row["ceiling"])),
+            interval(same, "ceiling"),
         )
         for law, same in groups.items()
     ]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from methods import bounds, planted
 from sklearn.frozen import FrozenEstimator
-from study import Study, by_data_set, mean, table, with_interval
+from study import Study, by_data_set, interval, mean, table, with_interval
 
 from sparsecode_estimators import (
     ITORefiner,
@@ -166,8 +166,7 @@ def _table(rows: list[dict], front: dict[str, list]) -> str:
         for (method, setting), point in points_of(rows).items()
     ]
     for key in ("chance", "ceiling"):
-        interval = with_interval(by_data_set(rows, lambda row, key=key: row[key]))
-        lines.append((key, None, None, None, None, interval, None))
+        lines.append((key, None, None, None, None, interval(rows, key), None))
     header = (
         "method",
         "width or steps",

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from methods import bounds, judged, planted
-from study import Study, by_data_set, group, mean, table, with_interval
+from study import Study, by_data_set, group, interval, mean, table
 
 from sparsecode_estimators import SAEEncoder
 from sparsecode_estimators.metrics import amortisation_gap
@@ -96,17 +96,14 @@ def report(rows: list[dict]) -> str:
 
 
 def _line(size: tuple, rows: list[dict]) -> tuple:
-    def interval(key: str) -> str:
-        return with_interval(by_data_set(rows, lambda row: row[key]))
-
     guaranteed = [row["guaranteed"] for row in rows]
     return (
         "N={} M={} K={}".format(*size),
-        interval("gap"),
+        interval(rows, "gap"),
         mean(rows, lambda row: row["of_the_support"]),
-        interval("mcc"),
+        interval(rows, "mcc"),
         mean(rows, lambda row: row["chance"]),
-        interval("ceiling"),
+        interval(rows, "ceiling"),
         None if None in guaranteed else min(guaranteed),
         f"{rows[0]['transition']:.1f}",
     )

@@ -30,7 +30,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,7 +42,7 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from study import write_atomically
+from study import count, write_atomically
 from transformers import AutoConfig
 
 from sparsecode_estimators import ITORefiner, SAEEncoder, __version__, sparse_encode
@@ -195,7 +195,7 @@ def random_dictionary(shape: tuple[int, int], X: np.ndarray, k: int, seed: int) 
     return make_pipeline(StandardScaler(with_std=False), coder).fit(X)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="little text; under two minutes")
     parser.add_argument("--model", default=str(TINY_GPT2), help="folder of a saved model")
@@ -205,14 +205,14 @@ def main() -> None:
     parser.add_argument(
         "--max-norm", type=float, help="leave out rows that are so many times as long as the median"
     )
-    parser.add_argument("--characters", type=int, help="of the text, held-out documents included")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--documents", type=int, help="on which the model's loss is measured")
-    parser.add_argument("--k", type=int, default=32, help="active codes of a row")
-    parser.add_argument("--factor", type=int, default=8, help="latents for each feature")
+    parser.add_argument("--characters", type=count, help="of the text, held-out documents included")
+    parser.add_argument("--epochs", type=count)
+    parser.add_argument("--documents", type=count, help="on which the model's loss is measured")
+    parser.add_argument("--k", type=count, default=32, help="active codes of a row")
+    parser.add_argument("--factor", type=count, default=8, help="latents for each feature")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("language-model-output"))
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     size = {**(QUICK if args.quick else FULL)}
     asked = {name: getattr(args, name) for name in ("characters", "epochs", "documents")}
     size.update({name: value for name, value in asked.items() if value is not None})

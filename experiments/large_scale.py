@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch
-from study import Study, by_data_set, group, mean, table, with_interval
+from study import Study, by_data_set, group, interval, mean, table
 from variants import PENALISED, tuned
 
 from sparsecode_estimators import SparseCodingEncoder
@@ -149,8 +149,8 @@ def _table(rows: list[dict]) -> str:
     lines: list[tuple] = [
         (
             method,
-            _interval(same, "mcc"),
-            _interval(same, "dictionary"),
+            interval(same, "mcc"),
+            interval(same, "dictionary"),
             f"{mean(same, lambda row: row['l0']):.2f}",
             mean(same, lambda row: row["explained_variance"]),
             mean(same, lambda row: row["dead"]),
@@ -165,7 +165,7 @@ def _table(rows: list[dict]) -> str:
     ]
     true = [row for row in rows if row["method"] == "truth"]
     lines.append(
-        ("chance", _interval(true, "chance"), _interval(true, "chance_dictionary"), *[None] * 7)
+        ("chance", interval(true, "chance"), interval(true, "chance_dictionary"), *[None] * 7)
     )
     header = (
         "method",
@@ -180,10 +180,6 @@ def _table(rows: list[dict]) -> str:
         "fits",
     )
     return table(header, lines)
-
-
-def _interval(rows: list[dict], key: str) -> str:
-    return with_interval(by_data_set(rows, lambda row: row[key]))
 
 
 def _answer(rows: list[dict]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from methods import bounds, judged, paper_data
-from study import Study, by_data_set, group, mean, table, with_interval
+from study import Study, by_data_set, group, interval, mean, table
 
 from sparsecode_estimators import MLPEncoder, SAEEncoder, SparseCodingEncoder
 from sparsecode_estimators.plotting import FrontierDisplay
@@ -77,13 +77,13 @@ def report(rows: list[dict]) -> str:
                 name_of(layers),
                 layers[0] if layers else None,
                 f"{same[0]['flops']:.0f}",
-                with_interval(by_data_set(same, lambda row: row["mcc"])),
+                interval(same, "mcc"),
                 mean(same, lambda row: row["explained_variance"]),
                 f"{mean(same, lambda row: row['l0']):.1f}",
             )
         )
     for key in ("chance", "ceiling"):
-        values = with_interval(by_data_set(rows, lambda row, key=key: row[key]))
+        values = interval(rows, key)
         flops = f"{mean(rows, lambda r: r['flops_exact']):.0f}" if key == "ceiling" else None
         lines.append((key, None, flops, values, None, None))
     header = ("encoder", "width", "operations", "recovery (MCC)", "expl. var.", "L0")

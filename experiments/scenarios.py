@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from methods import CONVENTIONS, PAPER, bounds, fitted, judged, known_codes, operations, paper_data
-from study import Study, by_data_set, group, mean, table, with_interval
+from study import Study, by_data_set, group, interval, mean, table, with_interval
 
 from sparsecode_estimators.plotting import RecoveryDisplay, mean_interval
 
@@ -118,12 +118,8 @@ def _table(rows: list[dict], scenario: str) -> str:
         for name, values in scores(rows).items()
     ]
     for name in ("chance", "ceiling"):
-        latent = with_interval(by_data_set(rows, lambda row, name=name: row[name]))
-        random = (
-            with_interval(by_data_set(rows, lambda row: row["chance_dictionary"]))
-            if atoms and name == "chance"
-            else None
-        )
+        latent = interval(rows, name)
+        random = interval(rows, "chance_dictionary") if atoms and name == "chance" else None
         lines.append((name, latent, None, None, random))
     return table(("method", "recovery", "least", "paper", "atoms, |cos|"), lines)
 

@@ -73,6 +73,8 @@ class Study:
         parser.add_argument("--again", action="store_true", help="forget cells that are finished")
         parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
         args = parser.parse_args(arguments)
+        if args.jobs == 0:
+            parser.error("--jobs 0: give a number of processes, or -1 for all processors")
         path = args.out / f"{self.name}{'_quick' if args.quick else ''}.json"
         if args.again:
             path.unlink(missing_ok=True)
@@ -114,13 +116,20 @@ class Results:
         """What the file knows, if the same versions have written it."""
         if not self.path.exists():
             return {}
-        kept = json.loads(self.path.read_text())
-        if kept["environment"] != self.environment:
-            return {}
-        pairs = zip(kept["cells"], kept["timings"], strict=True)
-        return {
-            _key(entry["cell"]): {**entry["values"], "timings": timings} for entry, timings in pairs
-        }
+        try:
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            if kept["environment"] != self.environment:
+                return {}
+            pairs = zip(kept["cells"], kept["timings"], strict=True)
+            return {
+                _key(entry["cell"]): {**entry["values"], "timings": timings}
+                for entry, timings in pairs
+            }
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{str(self.path)!r} is damaged ({type(error).__name__}: {error}): restore it, or "
+                "measure all cells --again."
+            ) from error
 
     def keep(self, i: int, found: dict[str, Any]) -> None:
         """Write down one cell at once."""
@@ -148,6 +157,13 @@ class Results:
             {**cell, **values, **values.pop("timings", {})}
             for cell, values in zip(self.cells, found, strict=True)
         ]
+
+
+def count(text: str) -> int:
+    """A number on the command line, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least 1")
+    return int(text)
 
 
 def _on_one_thread(measure: Callable, i: int, cell: Cell) -> tuple[int, dict[str, Any]]:
@@ -265,3 +281,8 @@ def by_data_set(rows: Iterable[Cell], value: Callable[[Cell], float]) -> list[li
 def mean(rows: Iterable[Cell], value: Callable[[Cell], float]) -> float:
     """Over data sets, starts averaged before."""
     return mean_interval(by_data_set(rows, value))[0]
+
+
+def interval(rows: Iterable[Cell], key: str) -> str:
+    """Mean of what is under a key and half the width of its interval over data sets."""
+    return with_interval(by_data_set(rows, lambda row: row[key]))

@@ -26,7 +26,7 @@ import numpy as np
 from methods import language_model_activations
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
-from study import Study, by_data_set, group, mean, table, with_interval
+from study import Study, by_data_set, group, interval, mean, table
 
 from sparsecode_estimators import (
     ITORefiner,
@@ -224,9 +224,6 @@ def report(rows: list[dict]) -> str:
 
 def _table(rows: list[dict]) -> str:
     planted = "mcc" in rows[0]
-
-    def interval(same: list[dict], key: str) -> str:
-        return with_interval(by_data_set(same, lambda row: row[key]))
 
     lines = [
         (

@@ -59,3 +59,44 @@ def products(request, monkeypatch):
     for kind, name in (("halves", "rounded_are_faster"), ("bytes", "bytes_are_faster")):
         monkeypatch.setattr(cpu_products, name, lambda *_, yes=request.param == kind: yes)
     return request.param
+
+
+@pytest.fixture
+def no_window():
+    """Figures are drawn in memory, and closed."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """That of the small GPT-2 of the package."""
+    from sparsecode_estimators.datasets.activations import TINY_GPT2
+
+    return pytest.importorskip("transformers").AutoTokenizer.from_pretrained(TINY_GPT2)
+
+
+@pytest.fixture
+def tiny():
+    """The small GPT-2 of the package, for hooks of one test."""
+    from sparsecode_estimators.datasets.activations import TINY_GPT2
+
+    transformers = pytest.importorskip("transformers")
+    return transformers.GPT2Model.from_pretrained(TINY_GPT2).float().eval()
+
+
+@pytest.fixture
+def words():
+    """A tokenizer that puts [CLS] and [SEP] around a text."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdef"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")

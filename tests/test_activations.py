@@ -59,11 +59,6 @@ FAMILIES = {**ADDITIVE, **ENCODERS}
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return transformers.AutoTokenizer.from_pretrained(TINY_GPT2)
-
-
-@pytest.fixture(scope="module")
 def tiny():
     return transformers.GPT2LMHeadModel.from_pretrained(TINY_GPT2).float()
 
@@ -84,20 +79,6 @@ def build():
         return models[family]
 
     return build
-
-
-@pytest.fixture
-def words():
-    """A tokenizer that puts [CLS] and [SEP] around a text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdef"])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")
 
 
 def activations(model, tokenizer, **options):

@@ -15,6 +15,7 @@ from sparsecode_estimators.interpret import ChatClient
 from sparsecode_estimators.interpret.budget import most_tokens
 from sparsecode_estimators.interpret.journal import Journal, request_key
 from sparsecode_estimators.interpret.replies import Fault, asked_to_wait, read_reply
+from sparsecode_estimators.interpret.sender import Stop
 
 pytest.importorskip("openai")
 
@@ -25,8 +26,9 @@ BAD_GATEWAY = "<html><body><h1>Sign in</h1></body></html>"
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
     """Loopback is reached directly, and no key comes from outside."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID"):
-        monkeypatch.delenv(name, raising=False)
+    names = ("API_KEY", "BASE_URL", "ORG_ID", "PROJECT_ID", "CUSTOM_HEADERS")
+    for name in names:
+        monkeypatch.delenv(f"OPENAI_{name}", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -126,6 +128,37 @@ def test_a_fault_that_stays_is_a_failure_with_a_reason(name, monkeypatch):
     assert [a.status for a in answers] == ["ok", "failed", "ok"]
     assert why in answers[1].reason
     assert (answers[1].text, answers[1].n_requests, len(server.requests)) == (None, 3, 5)
+
+
+CHARSETS = ("rot13", "hex", "zip", "base64", "undefined", "no-such-charset", "utf-16", "idna")
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_charsets_that_are_none(charset):
+    """A reply is JSON, which is UTF-8; an error in such a charset is a failed reply."""
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+
+    def answer(body, before):
+        if body["messages"][-1]["content"] == "question 0":
+            return Faulty(500, "oh", headers)
+        return Faulty(body=json.dumps(completion("größer")), headers=headers)
+
+    with serving(answer) as server, client_of(server, max_retries=0) as client:
+        failed, fine = client.complete(prompts(2))
+    assert (failed.status, fine.text) == ("failed", "größer")
+    assert failed.reason
+
+
+@pytest.mark.parametrize("count", [10**9 + 1, 10**30, 10**4299])
+def test_a_server_that_counts_without_end_does_not_count(count, tmp_path):
+    usage = {"prompt_tokens": count, "completion_tokens": count}
+    with serving(lambda body, before: completion("x", usage=usage)) as server:
+        for _ in range(2):
+            options = {"journal": tmp_path / "j", "parameters": {"max_tokens": 40}}
+            with client_of(server, **options) as client:
+                (answer,) = client.complete([prompt("x")])
+                assert client.n_tokens_ == most_tokens(prompt("x"), 40)
+            assert (answer.text, answer.prompt_tokens, answer.answer_tokens) == ("x", 0, 0)
 
 
 def test_a_connection_that_is_reset(monkeypatch):
@@ -422,6 +455,25 @@ def test_a_damaged_journal_says_where(line, tmp_path):
         Journal(path, {})
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"name": "thesis", "pages": 200}',
+        b'{"event": "concert", "key": "C"}',
+        b"a note",
+        b"\x89PNG\xff\x00",
+        b"[1, 2]",
+        b"3",
+    ],
+)
+def test_a_file_of_somebody_else_stays_as_it_is(content, tmp_path):
+    path = tmp_path / "theirs.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"line 1 of journal='.*' is no record of a journal"):
+        Journal(path, {})
+    assert path.read_bytes() == content
+
+
 def test_a_mutated_journal_is_read_or_refused(tmp_path):
     path = tmp_path / "j"
     journal = Journal(path, {"model": "m"})
@@ -499,6 +551,61 @@ def test_a_key_is_never_written(tmp_path, capsys, caplog):
         assert KEY not in text
 
 
+@pytest.mark.parametrize("key", ["k3y", "e", "content", "EMPTY", "sk-'quote\"d\\-0123456789"])
+def test_keys_of_every_form_are_masked(key, tmp_path):
+    escaped = "".join(f"\\u{ord(c):04x}" for c in key)  # how JSON may write it, too
+
+    def answer(body, before):
+        if body["messages"][-1]["content"] == "question 0":
+            return Faulty(400, f"no such key: {key}")
+        if body["messages"][-1]["content"] == "question 1":
+            return Faulty(body=json.dumps({"error": "the key"}).replace("the key", escaped))
+        return Faulty(body=json.dumps(completion("say: the key")).replace("the key", escaped))
+
+    options = {"api_key": f" {key}\n", "journal": tmp_path / "j", "max_retries": 0}
+    with serving(answer) as server:
+        for _ in range(2):
+            with client_of(server, **options) as client:
+                answers = client.complete(prompts(3))
+    assert {h["authorization"] for h in server.headers} == {f"Bearer {key}"}
+    assert answers[0].reason == "the server says 400: 'no such key: [key]'"
+    assert "[key]" in answers[1].reason
+    assert answers[2].text == "say: [key]"
+    assert len(server.requests) == 2 + 2 + 1  # a key in the journal hides no answer
+    records = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    assert {r["event"] for r in records} == {"sent", "fault", "answer"}
+    assert all(f"key: {key}" not in str(r) and f"say: {key}" not in str(r) for r in records)
+
+
+def test_a_server_without_a_key_may_answer_with_any_word():
+    with (
+        serving(lambda body, before: "none") as server,
+        ChatClient("m", base_url=server.url, verbose=False) as client,
+    ):
+        assert client.complete([prompt("x")])[0].text == "none"
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-0123\n456789", "sk 0123456789", "sk-0123\x00456", "sk-ключ-1234"]
+)
+def test_a_key_that_no_request_can_carry(key, monkeypatch):
+    with pytest.raises(ValueError, match="api_key holds white space, a control") as error:
+        ChatClient("m", base_url="http://127.0.0.1:9/v1", api_key=key)
+    assert key[:5] not in str(error.value)
+    if "\x00" not in key:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(ValueError, match="OPENAI_API_KEY holds white space"):
+            ChatClient("m")
+
+
+def test_a_key_that_is_none():
+    for key in ("", " \n"):
+        with pytest.raises(ValueError, match="api_key is empty: give the key, or for a server"):
+            ChatClient("m", base_url="http://127.0.0.1:9/v1", api_key=key)
+    with pytest.raises(TypeError, match="api_key must be a str or None, got int"):
+        ChatClient("m", api_key=7)
+
+
 def test_a_password_in_the_address_is_not_shown(tmp_path):
     client = ChatClient("m", base_url="http://me:hunter2-hunter2@127.0.0.1:9/v1")
     assert repr(client) == "ChatClient('m', base_url='http://127.0.0.1:9/v1/')"
@@ -512,6 +619,23 @@ def test_the_key_of_the_environment_goes_nowhere_else(monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         ChatClient("m", verbose=False).complete([prompt("x")])
         assert server.headers[-1]["authorization"] == f"Bearer {KEY}"
+
+
+def test_headers_of_the_environment_go_nowhere_else(monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-mine")
+    headers = "X-Token: token-mine\nAuthorization: Bearer mine\nuser-agent: agent-mine"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", headers)
+    with serving(echo) as server:
+        with client_of(server) as client:
+            client.complete([prompt("x")])
+        assert "mine" not in str(server.headers)
+        assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.delenv("OPENAI_CUSTOM_HEADERS")
+        with ChatClient("m", api_key=KEY, verbose=False) as client:
+            client.complete([prompt("x")])
+        assert server.headers[1]["openai-organization"] == "org-mine"
 
 
 # Bad input
@@ -532,13 +656,24 @@ def test_without_a_key():
         ({"max_requests": 1.5}, "max_requests=1.5"),
         ({"max_tokens": True}, "max_tokens=True"),
         ({"timeout": -1}, "timeout=-1 must be a number"),
+        ({"timeout": float("inf")}, "timeout=inf must be at most 2000000 seconds"),
         ({"max_wait": float("nan")}, "max_wait=nan"),
+        ({"parameters": {"max_tokens": "x"}}, r"parameters\['max_tokens'\]='x' must be an integer"),
+        ({"parameters": {"max_completion_tokens": 1.5}}, r"\['max_completion_tokens'\]=1\.5"),
         ({"max_tokens": 10, "parameters": {}}, "no longest"),
     ],
 )
 def test_bad_parameters(options, message):
     with pytest.raises(ValueError, match=message):
         ChatClient(**{"model": "m", "base_url": "http://127.0.0.1:9/v1", **options})
+
+
+def test_the_longest_waits():
+    with serving(echo) as server, client_of(server, timeout=2e6, max_wait=1e300) as client:
+        assert client.complete([prompt("x")])[0].status == "ok"
+    stop = Stop()
+    stop.give("enough")
+    stop.wait(1e300)
 
 
 def test_text_that_is_no_unicode_is_sent():

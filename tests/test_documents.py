@@ -59,6 +59,12 @@ def test_files_and_folders(tmp_path):
     assert read(tmp_path / "log") == ["any name"]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("first", encoding="utf-8-sig")
+    (tmp_path / "b.jsonl").write_text('"second"\n{"text": "third"}\n', encoding="utf-8-sig")
+    assert read(tmp_path) == ["first", "second", "third"]
+
+
 @pytest.mark.parametrize(
     ("texts", "error", "message"),
     [
@@ -70,6 +76,8 @@ def test_files_and_folders(tmp_path):
         ([{"text": 3}], TypeError, r"texts\[0\]\['text'\] must be a str, got int"),
         ([{"body": "x"}], ValueError, r"no column 'text', it has \['body'\]; .* text_column="),
         (["x", ["y"]], TypeError, r'texts\[1\] is a list, but not of messages with "role"'),
+        (["x", "a\ud800"], ValueError, r"texts\[1\] holds half .* \(character 1\), .*; replace"),
+        ([[{"role": "user", "content": "\udfff"}]], ValueError, r"texts\[0\] holds half of a"),
         ([[{"role": "user"}]], TypeError, r'messages with "role" and "content"'),
     ],
 )
@@ -98,6 +106,7 @@ def test_wrong_files_are_named(tmp_path):
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("3", "must be a str, got int"),
+        ('"\\ud800"', "holds half of a surrogate pair"),
         ('{"body": "x"}', "has no column 'text'"),
     ):
         (tmp_path / "b.jsonl").write_text(f'"fine"\n{line}\n', encoding="utf-8")

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import warnings
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import study
 from sklearn.exceptions import ConvergenceWarning
-from study import RESULTS, Study, by_data_set, group, mean, table, with_interval
+from study import RESULTS, Study, by_data_set, group, interval, mean, table, with_interval
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, UnrolledEncoder
@@ -21,6 +22,7 @@ from sparsecode_estimators.metrics import l0
 from sparsecode_estimators.plotting import mean_interval
 
 plt = pytest.importorskip("matplotlib.pyplot")
+pytestmark = pytest.mark.usefixtures("no_window")
 
 SCRIPTS = (
     "scenarios",
@@ -34,13 +36,6 @@ SCRIPTS = (
     "composition",
     "frontier",
 )
-
-
-@pytest.fixture(autouse=True)
-def no_window():
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
@@ -208,6 +203,49 @@ def test_command_line(tmp_path, capsys):
     assert (tmp_path / "small.png").read_bytes() == pictures
 
 
+@pytest.mark.parametrize("name", ["lasso", "omp", "growth", "dictionary_learning"])
+def test_benchmarks_without_their_peer(name, monkeypatch, capsys):
+    """They say what they are, and how to get it."""
+    folder = RESULTS.parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "spams", None)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
+    assert "--quick" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(SystemExit, match=r"SPAMS is missing .*: pip install spams-bin"):
+        runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
+
+
+def test_no_processes(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        small_study().main("Small.\n", ["--jobs", "0", "--out", str(tmp_path)])
+    assert "--jobs 0: give a number of processes, or -1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cells": []}', "\xff"])
+def test_damaged_results_are_named(tmp_path, content):
+    path = tmp_path / "small.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"small\.json' is damaged .*: restore it, or .* --again"):
+        small_study().main("Small.\n", ["--out", str(tmp_path)])
+    assert path.read_bytes() == content.encode("latin-1")
+    small_study().main("Small.\n", ["--again", "--out", str(tmp_path)])
+    assert json.loads(path.read_text())["complete"]
+
+
+@pytest.mark.parametrize("arguments", [["--k", "0"], ["--factor", "-1"], ["--epochs", "2.5"]])
+def test_the_language_model_experiment_checks_its_numbers_first(arguments, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    main = importlib.import_module("language_model").main
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--quick", "--out", str(tmp_path)])
+    assert f"{arguments[1]!r} must be an integer of at least 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_rows_become_tables():
     rows = [
         {"data_set": 0, "start": 0, "x": 1.0},
@@ -219,6 +257,7 @@ def test_rows_become_tables():
     assert mean(rows, lambda row: row["x"]) == 2.75
     _, low, high = mean_interval([1.5, 4.0])
     assert with_interval(lists) == f"2.750 ± {(high - low) / 2:.3f}"
+    assert interval(rows, "x") == with_interval(lists)
     assert with_interval([2.0]) == "2.000"
     assert list(group(rows, "data_set", "start")) == [(0, 0), (0, 1), (1, 0)]
     lines = table(("name", "x"), [("a", 1.0), ("long", None)]).splitlines()

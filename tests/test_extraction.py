@@ -18,16 +18,6 @@ COLUMNS = ("token_ids", "tokens", "positions", "document_ids")
 TEMPLATE = "{% for m in messages %}<|endoftext|>{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return transformers.AutoTokenizer.from_pretrained(TINY_GPT2)
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return transformers.GPT2Model.from_pretrained(TINY_GPT2).float().eval()
-
-
 def tiny_activations(texts=TEXTS, **options):
     options = {"model": TINY_GPT2, "layer": 2, "context_length": CONTEXT, **options}
     return load_activations(texts, **options)
@@ -146,8 +136,7 @@ def test_overlap_is_context_and_gives_no_rows_again(overlap, drop_first, tiny, t
     assert_close(bunch.data[checked], np.array(rows))
 
 
-def test_overlap_beside_special_tokens():
-    words = words_tokenizer()
+def test_overlap_beside_special_tokens(words):
     model = random_bert()
     options = {"model": model, "tokenizer": words, "layer": 1, "drop_first": False}
     bunch = load_activations(["a b c d e f", "a"], context_length=5, overlap=1, **options)
@@ -184,8 +173,7 @@ def test_conversations_are_written_out_by_the_chat_template(tokenizer):
         np.testing.assert_array_equal(mixed[name], expected[name])
 
 
-def test_a_template_brings_its_own_special_tokens():
-    words = words_tokenizer()
+def test_a_template_brings_its_own_special_tokens(words):
     words.chat_template = "{% for m in messages %}[CLS] {{ m['content'] }} {% endfor %}"
     chat = [{"role": "user", "content": "a b"}, {"role": "user", "content": "c"}]
     bunch = load_activations(
@@ -204,18 +192,6 @@ def test_conversations_that_cannot_be_written_out():
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match=r"texts\[0\] cannot .* \(roles must alternate\)"):
         tiny_activations([chat], tokenizer=tokenizer)
-
-
-def words_tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdef"])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")
 
 
 def random_bert():
@@ -265,6 +241,13 @@ def test_an_outlier_that_no_float16_holds_may_be_left_out(tokenizer):
     model.h[1].register_forward_pre_hook(lambda module, args: (args[0] * float("nan"), *args[1:]))
     with pytest.raises(ValueError, match="not finite"):
         tiny_activations(max_norm=20, **options)
+
+
+def test_outliers_at_one_hook_or_another_may_be_all(tmp_path):
+    options = {"layer": [0, 1, 2, 3], "hook": ["resid_pre", "mlp_out"], "drop_first": False}
+    for place in ({}, {"store": tmp_path / "s"}, {"store": tmp_path / "s"}):
+        with pytest.raises(ValueError, match=r"max_norm=1 leaves out every token at one layer"):
+            tiny_activations(["two"], max_norm=1, **options, **place)
 
 
 # Precision, and what is printed

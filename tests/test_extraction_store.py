@@ -1,5 +1,6 @@
 """Activations into stores: like the arrays, exactly once, the same bytes after any interruption."""
 
+import itertools
 import json
 import os
 import pydoc_data.topics
@@ -15,7 +16,12 @@ import torch
 from stores import contents
 
 from sparsecode_estimators import SAEEncoder
-from sparsecode_estimators.datasets import ActivationStore, load_activations, store_files
+from sparsecode_estimators.datasets import (
+    ActivationStore,
+    decode_tokens,
+    load_activations,
+    store_files,
+)
 from sparsecode_estimators.datasets.activations import TINY_GPT2
 
 transformers = pytest.importorskip("transformers")
@@ -25,16 +31,6 @@ TEXTS = ["short", "", *TEXTS, "x", "def close(self): pass"]
 COLUMNS = ("token_ids", "document_ids", "positions")
 BOTH = {"layer": [3, 1], "hook": ["resid_pre", "mlp_out"]}
 OPTIONS = {"layer": 2, "context_length": 24, "batch_size": 4, "look_ahead": 3, "dtype": "float16"}
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return transformers.AutoTokenizer.from_pretrained(TINY_GPT2)
-
-
-@pytest.fixture
-def tiny():
-    return transformers.GPT2Model.from_pretrained(TINY_GPT2).float().eval()
 
 
 def run(texts=TEXTS, **options):
@@ -91,6 +87,23 @@ def test_a_store_of_the_caller(tmp_path):
     assert made.metadata["extraction"]["layer"] == 2
     with pytest.raises(ValueError, match="store is one ActivationStore, but layer or hook is a li"):
         run(store=made, layer=[2])
+
+
+def test_the_model_of_the_package_is_the_same_wherever_it_lies(tmp_path):
+    """The settings in a store name no folder of a machine; those of earlier versions did."""
+    store = run(store=tmp_path / "s").data
+    entry = store.metadata["extraction"]
+    assert (entry["model"], entry["tokenizer"]) == ("tiny", "tiny")
+    tokens = decode_tokens(store.token_ids, entry["tokenizer"])
+    assert "".join(tokens[store.document_ids == 0]) == "ort"  # the first one of "short" is no row
+    with store.writer() as writer:
+        folder = "/elsewhere/sparsecode_estimators/datasets/tiny_gpt2"
+        writer.update_metadata(extraction={**entry, "model": folder, "tokenizer": folder})
+    assert len(run(store=tmp_path / "s").data) == len(store)
+    with store.writer() as writer:
+        writer.update_metadata(extraction={**entry, "model": "/elsewhere/tiny_gpt2"})
+    with pytest.raises(ValueError, match=r"model='tiny', but store=.* begun with '/elsewhere/tiny"):
+        run(store=tmp_path / "s")
 
 
 def test_texts_are_read_as_they_are_needed(tmp_path, tiny, tokenizer):
@@ -156,7 +169,7 @@ def test_it_does_not_begin_again(tmp_path, tiny, tokenizer):
     run(store=tmp_path / "s", **options)
     assert len(passes) <= 2 * OPTIONS["look_ahead"] + 2
     passes.clear()
-    bunch = run((text for text in [1 / 0 for _ in ()]), store=tmp_path / "s", **options)
+    bunch = run(iter(TEXTS), store=tmp_path / "s", **options)
     assert not passes
     np.testing.assert_array_equal(bunch.data[:], run().data)
     counter.remove()
@@ -317,6 +330,35 @@ def test_other_texts(begun):
         assert contents(begun["store"]) == before
 
 
+OTHER_TEXTS = [
+    TEXTS[::-1],
+    ["another", *TEXTS],
+    [*TEXTS, "one more text"],
+    TEXTS[:-1],
+    TEXTS[:3],
+    itertools.cycle(TEXTS),
+]
+
+
+@pytest.mark.parametrize("texts", OTHER_TEXTS)
+@pytest.mark.parametrize("options", [{}, BOTH], ids=["one", "several"])
+def test_other_texts_for_a_complete_store(tmp_path, texts, options):
+    run(store=tmp_path / "s", **options)
+    before = files(tmp_path / "s")
+    with pytest.raises(ValueError, match=r"texts are not those that store='.*' was begun with"):
+        run(texts, store=tmp_path / "s", **options)
+    assert files(tmp_path / "s") == before
+
+
+def test_other_texts_where_one_of_several_is_complete(tmp_path):
+    run(store=tmp_path / "s", **BOTH)
+    for file in (tmp_path / "s" / "layer3_mlp_out").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"texts are not those that store='.*layer3_resid_pre'"):
+        run([*TEXTS, "one more text, of some length, to make another window"],
+            store=tmp_path / "s", **BOTH)  # fmt: skip
+
+
 def test_what_is_there_is_something_else(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").touch()
@@ -339,12 +381,37 @@ def test_what_is_there_is_something_else(tmp_path):
     assert len(other) == 0
 
 
+def test_no_store_inside_another(tmp_path):
+    run(store=tmp_path / "one", layer=1)
+    before = files(tmp_path / "one")
+    with pytest.raises(ValueError, match=r"store='.*one' is the store of one layer and hook, but"):
+        run(store=tmp_path / "one", layer=[1])
+    assert files(tmp_path / "one") == before
+    run(store=tmp_path / "several", layer=[1])
+    with pytest.raises(FileExistsError, match="holds files, but no store"):
+        run(store=tmp_path / "several", layer=1)
+
+
 def test_one_run_at_a_time(tmp_path, begun):
     with (
         ActivationStore(begun["store"]).writer(),
         pytest.raises(RuntimeError, match="Another writer is at work"),
     ):
         run(**begun)
+
+
+def test_two_runs_that_begin_one_store(tmp_path, tiny, tokenizer):
+    """The second has seen no store, and the first is done before the second writes."""
+    options = {"model": tiny, "tokenizer": tokenizer, "store": tmp_path / "s"}
+
+    def first(*_):
+        handle.remove()
+        run(store=tmp_path / "s")
+
+    handle = tiny.register_forward_pre_hook(first)
+    with pytest.raises(RuntimeError, match=r"another process has begun store='.*s' since"):
+        run(**options)
+    np.testing.assert_array_equal(run(**options).data[:], run().data)
 
 
 def test_texts_without_a_row_leave_nothing(tmp_path):

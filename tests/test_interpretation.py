@@ -272,10 +272,15 @@ def test_examples_have_the_form_that_is_asked_for(n):
         ('{"a": 1}', {"a": 1}),
         ('Sure!\n```json\n{"a": [1, {"b": 2}]}\n```\n', {"a": [1, {"b": 2}]}),
         ('{"a": "{"}', {"a": "{"}),
+        ('{smile} {"a": 1} {:-}', {"a": 1}),
+        ('<think>a {b} c, "{"</think>{"a": {"b": 2}}', {"a": {"b": 2}}),
+        ('{{"a": 1}}', {"a": 1}),
+        ('{"b": 1}, or {}: {"a": 1}', {"a": 1}),
+        ('{"b": 1}', {"b": 1}),
     ],
 )
 def test_one_object_is_read(text, value):
-    assert read_object(text) == value
+    assert read_object(text, "a") == value
 
 
 @pytest.mark.parametrize(
@@ -284,6 +289,10 @@ def test_one_object_is_read(text, value):
         "no",
         "[1, 0]",
         '{"a": 1} {"a": 2}',
+        '{"b": 1} {"c": 2}',
+        '{smile} {"a": 1} {"a": 1}',
+        '<think>{"a": 1, "a": 2}</think>{"a": 1}',
+        "{" * 100_000,
         '{"a": 1, "a": 2}',
         '{"a": NaN}',
         "{'a': 1}",
@@ -294,10 +303,21 @@ def test_one_object_is_read(text, value):
 )
 def test_all_else_is_refused(text):
     with pytest.raises(ValueError, match=r"JSON|key"):
-        read_object(text)
+        read_object(text, "a")
 
 
 # Explaining
+
+
+def test_explanations_are_text_that_any_file_can_hold(ask, contexts):
+    said = '{"explanation": "half \\ud800 pair,\\u0000 \\u001b[31mred\\u009b\\n two\\tlines"}'
+    found, _ = ask(lambda client: explain_latents(contexts, [2], client), lambda *_: said)
+    assert found.of(2).explanation == "half ? pair, [31mred two lines"
+    with pytest.warns(UserWarning, match="have no explanation"):
+        ask(
+            lambda client: explain_latents(contexts, [2], client),
+            lambda *_: '{"explanation": "\\u0000 \\u001b"}',
+        )
 
 
 def test_explanations_say_what_was_shown(ask, contexts):

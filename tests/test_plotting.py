@@ -28,13 +28,7 @@ from sparsecode_estimators.plotting import (
 )
 
 plt = pytest.importorskip("matplotlib.pyplot")
-
-
-@pytest.fixture(autouse=True)
-def no_window():
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +79,7 @@ def test_one_data_set_has_no_interval():
     [
         ([], {}, "no finite number"),
         ([np.nan], {}, "no finite number"),
+        ([0.5, np.inf, -np.inf, np.nan], {}, "values has 2 that are infinite; give NaN"),
         (np.zeros((2, 2, 2)), {}, "shape"),
         ([1.0, 2.0], {"confidence": 1.0}, "confidence=1.0"),
     ],
@@ -109,6 +104,16 @@ def test_recovery_draws_means_intervals_and_levels():
     labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert labels == ["chance 0.40", "ceiling 0.95"]
     assert display.figure_ is display.ax_.figure
+
+
+def test_recovery_hides_no_score():
+    scores = {"a": [-0.5, 0.6], "b": [0.9, 4.0, np.nan]}
+    left, right = RecoveryDisplay.from_results(scores).ax_.get_xlim()
+    assert left < -0.5
+    assert right > 4
+    # of scores between 0 and 1 the interval leaves the axis
+    left, right = RecoveryDisplay.from_results({"a": [0.1, 0.9]}).ax_.get_xlim()
+    assert (left, right) == (-0.02, 1.02)
 
 
 def test_recovery_measures(data, sae):
@@ -300,6 +305,15 @@ def test_training_of_several_runs_into_given_axes(sae):
     np.testing.assert_allclose(axes[1].lines[1].get_xydata(), [[1, 5], [2, 4]])
 
 
+@pytest.mark.parametrize("shape", [(1, 4), (4, 1), (2, 2)])
+def test_training_labels_all_axes_that_are_given(sae, shape):
+    axes = plt.subplots(*shape, squeeze=False)[1]
+    TrainingDisplay.from_estimator(sae, ax=axes)
+    assert {ax.get_xlabel() for ax in axes.flat} == {"epoch"}
+    own = TrainingDisplay.from_estimator(sae).axes_
+    assert [ax.get_xlabel() for ax in own] == ["", "", "epoch", "epoch"]
+
+
 @pytest.mark.parametrize(
     ("histories", "options", "message"),
     [
@@ -307,6 +321,14 @@ def test_training_of_several_runs_into_given_axes(sae):
         ({"a": {"loss": [1.0]}}, {"curves": ("l0",)}, "'a' has no 'l0'"),
         ({"a": {"loss": [1.0]}}, {"curves": ("loss",), "against": "days"}, "against='days'"),
         ({"a": {"loss": [1.0]}}, {"curves": ()}, "curves is empty"),
+        ({"a": {"loss": [1.0]}}, {"curves": ("loss", "loss")}, "names a curve twice"),
+        ({"a": {"loss": [[1.0, 2.0]]}}, {"curves": ("loss",)}, r"'loss' of shape \(1, 2\)"),
+        ({"a": {"loss": ["low"]}}, {"curves": ("loss",)}, "low"),
+        (
+            {"a": {"loss": [1.0, 0.5], "n_steps": [10]}},
+            {"curves": ("loss",), "against": "n_steps"},
+            r"shape \(2,\) against n_steps of shape \(1,\)",
+        ),
     ],
 )
 def test_bad_histories(histories, options, message):

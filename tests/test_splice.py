@@ -35,11 +35,6 @@ IDENTITY = FunctionTransformer()
 ZERO = FunctionTransformer(inverse_func=np.zeros_like)
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return transformers.AutoTokenizer.from_pretrained(TINY_GPT2)
-
-
 @pytest.fixture
 def tiny():
     return transformers.GPT2LMHeadModel.from_pretrained(TINY_GPT2).float().eval()

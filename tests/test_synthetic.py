@@ -266,6 +266,25 @@ def test_other_bad_values(options, name):
         make_sparse_codes(**{**sizes, **options})
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distribution": "power_law", "exponent": 1e-300}, r"exponent=1e-300 gives codes that"),
+        ({"distribution": "power_law", "exponent": 1e-3}, r"exponent=0\.001 gives codes that"),
+        ({"distribution": "power_law", "exponent": 0.02, "dtype": np.float32}, "dtype=float32"),
+        ({"distribution": "power_law", "exponent": 1e60, "dtype": np.float32}, r"exponent=1e\+60"),
+        ({"distribution": "zipf", "exponent": 400.0}, r"exponent=400 makes the last of n_comp"),
+        ({"dictionary": np.full((9, 4), 1e300), "dtype": np.float32}, "dtype=float32 cannot hold"),
+        ({"dictionary": np.full((9, 4), 1.7e308), "noise": 1.0}, "X is not finite in dtype=float"),
+        ({"noise": 1e39, "dtype": np.float32}, r"X is not finite .*: lower noise=1e\+39"),
+    ],
+)
+def test_what_the_dtype_cannot_hold_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_sparse_codes(200, 4, 9, 5, random_state=0, **options)
+
+
 class TestPaperData:
     @pytest.mark.parametrize("scenario", ["known_codes", "known_dictionary", "unknown"])
     def test_is_what_the_paper_describes(self, scenario):

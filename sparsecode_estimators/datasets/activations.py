@@ -15,13 +15,12 @@ from .documents import read_documents
 from .extraction import Extractor, Memory, ahead
 from .extraction_store import Stores, Target
 from .hooks import HOOKS
-from .language_models import name_of, resolve_tokenizer
+from .language_models import TINY_GPT2, name_of, resolve_tokenizer, stable_name
 from .preparation import prepare
 from .store import ActivationStore
+from .store_files import MANIFEST
 from .store_rows import TORCH
 from .windows import Windows, decode_each
-
-TINY_GPT2 = Path(__file__).parent / "tiny_gpt2"
 
 
 def load_activations(
@@ -126,8 +125,9 @@ def load_activations(
     store : str, path, ActivationStore or None, default=None
         Folder to write rows to, in place of returning arrays; for several layers or hooks a
         folder of stores, such as ``layer3_resid_pre``. What is there from the same call is
-        gone on with, and returned at once if it is complete. An `ActivationStore` takes one
-        layer and hook.
+        gone on with. If it is complete the texts are read and compared, and it is returned
+        without loading the model; ``ActivationStore(path)`` opens it without texts. An
+        `ActivationStore` takes one layer and hook.
     rows_per_shard : int or None, default=None
         Rows in a file of the store, see :meth:`ActivationStore.create`; at most so many are lost
         by a kill, beside those of two times `look_ahead` batches.
@@ -248,8 +248,8 @@ def load_activations(
         found = _in_memory(extractor, blocks, prepared.tokenizer)
     else:
         settings = {
-            "model": name_of(model),
-            "tokenizer": name_of(prepared.tokenizer),
+            "model": stable_name(name_of(model)),
+            "tokenizer": stable_name(name_of(prepared.tokenizer)),
             "context_length": int(context_length),
             "long_texts": long_texts,
             "overlap": int(overlap),
@@ -334,6 +334,7 @@ def decode_tokens(token_ids: Any, tokenizer: Any) -> NDArray[np.object_]:
     token_ids : array-like of int of shape (n_tokens,)
         Those of a store, for example.
     tokenizer : str, path or transformers tokenizer
+        What the metadata of a store name, too: "tiny" is that of the small GPT-2 in this package.
 
     Returns
     -------
@@ -350,12 +351,13 @@ def decode_tokens(token_ids: Any, tokenizer: Any) -> NDArray[np.object_]:
     Examples
     --------
     >>> from sparsecode_estimators.datasets import decode_tokens, load_gpt2_activations
-    >>> from sparsecode_estimators.datasets.activations import TINY_GPT2 as folder
     >>> bunch = load_gpt2_activations(["Return a list."], model="tiny", layer=0, drop_first=False)
-    >>> "".join(decode_tokens(bunch.token_ids, folder))
+    >>> "".join(decode_tokens(bunch.token_ids, "tiny"))
     'Return a list.'
     """
-    return decode_each(resolve_tokenizer(tokenizer, None), np.asarray(token_ids))
+    is_tiny = isinstance(tokenizer, str) and tokenizer == "tiny"
+    reader = resolve_tokenizer(TINY_GPT2 if is_tiny else tokenizer, None)
+    return decode_each(reader, np.asarray(token_ids))
 
 
 def _in_memory(extractor: Extractor, blocks: Iterator[Windows], reader: Any) -> dict[str, Any]:
@@ -364,6 +366,7 @@ def _in_memory(extractor: Extractor, blocks: Iterator[Windows], reader: Any) -> 
     n_rows = sum(int(windows.counts().sum()) for windows in known)
     memory = Memory(n_rows, extractor.dtype)
     extractor.run(iter(known), memory, n_rows)
+    _check_some_left(memory.done, extractor.max_norm)
     columns = memory.columns()
     return {
         "data": memory.arrays(),
@@ -375,9 +378,12 @@ def _in_memory(extractor: Extractor, blocks: Iterator[Windows], reader: Any) -> 
 
 def _in_stores(extractor: Extractor, blocks: Iterator[Windows], stores: Stores) -> dict[str, Any]:
     """All rows in stores, those that are there already included."""
-    if not stores.are_complete:
+    if stores.are_complete:
+        stores.check_texts(blocks)
+    else:
         with stores:
             extractor.run(stores.remaining(ahead(blocks)), stores)
+            _check_some_left(stores.n_rows, extractor.max_norm)
     return {"data": [target.store for target in stores.targets], "n_outliers": stores.n_outliers}
 
 
@@ -417,6 +423,14 @@ def _check_max_norm(max_norm: Any) -> None:
         raise ValueError(f"max_norm={max_norm} must be at least 1, a number of medians.")
 
 
+def _check_some_left(n_rows: int, max_norm: float | None) -> None:
+    if not n_rows:  # at one site half of the rows are always left
+        raise ValueError(
+            f"max_norm={max_norm} leaves out every token at one layer and hook or another; raise "
+            "it, or take fewer of them."
+        )
+
+
 def _check_output(dtype: str, store: Any, rows_per_shard: Any, is_single: bool) -> None:
     """Refuse what arrays, or stores, cannot do."""
     if store is None:
@@ -440,4 +454,9 @@ def _check_output(dtype: str, store: Any, rows_per_shard: Any, is_single: bool) 
     elif not isinstance(store, (str, os.PathLike)):
         raise TypeError(
             f"store must be a folder or an ActivationStore, got {type(store).__name__}."
+        )
+    elif not is_single and (Path(store) / MANIFEST).exists():
+        raise ValueError(
+            f"store={os.fspath(store)!r} is the store of one layer and hook, but layer or hook is "
+            "a list; give another folder, in which each gets its own."
         )

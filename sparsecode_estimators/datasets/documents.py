@@ -12,6 +12,7 @@ Document = str | list[Mapping[str, Any]]  # a text, or the messages of a convers
 
 _LINES = (".jsonl", ".ndjson")
 _SUFFIXES = (".txt", ".md", ".rst", *_LINES)
+_ENCODING = "utf-8-sig"  # editors of Windows begin a file with a mark
 _WANTED = "a list of str, another iterable of them, or a pathlib.Path"
 
 
@@ -37,8 +38,8 @@ def read_documents(texts: Any, column: str) -> Iterator[Document]:
     TypeError
         If `texts` is something else, or one of its items is.
     ValueError
-        If a row has no such column, a file is not UTF-8 or has a line that is not JSON, or a
-        folder has no file of text.
+        If a row has no such column, a text holds half of a surrogate pair, a file is not UTF-8
+        or has a line that is not JSON, or a folder has no file of text.
     FileNotFoundError
         If there is nothing at the path.
     """
@@ -74,6 +75,7 @@ def _checked(item: Any, column: str, name: str) -> Document:
 
 def _checked_entry(item: Any, name: str) -> Document:
     if isinstance(item, str):
+        _check_characters(item, name)
         return item
     if isinstance(item, list):
         for message in item:
@@ -82,8 +84,21 @@ def _checked_entry(item: Any, name: str) -> Document:
                     f'{name} is a list, but not of messages with "role" and "content"; give a '
                     "str or a conversation."
                 )
+            if isinstance(message["content"], str):
+                _check_characters(message["content"], name)
         return item
     raise TypeError(f"{name} must be a str, got {type(item).__name__}; decode or drop it.")
+
+
+def _check_characters(text: str, name: str) -> None:
+    """Refuse halves of surrogate pairs: they are no characters, and no tokenizer takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds half of a surrogate pair (character {error.start}), which is no text; "
+            'replace it, as in text.encode("utf-8", "replace").decode(), or drop the document.'
+        ) from error
 
 
 def _files(path: Path) -> list[Path]:
@@ -110,7 +125,7 @@ def _from_files(files: list[Path], column: str) -> Iterator[Document]:
             if file.suffix.lower() in _LINES:
                 yield from _from_lines(file, column)
             else:
-                yield file.read_text(encoding="utf-8")
+                yield file.read_text(encoding=_ENCODING)
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{str(file)!r} is not UTF-8 ({error.reason} at byte {error.start}); convert it."
@@ -118,7 +133,7 @@ def _from_files(files: list[Path], column: str) -> Iterator[Document]:
 
 
 def _from_lines(file: Path, column: str) -> Iterator[Document]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding=_ENCODING) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

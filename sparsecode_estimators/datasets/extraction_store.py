@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .extraction import Block
+from .language_models import stable_name
 from .store import ActivationStore
 from .store_files import MANIFEST, check_free
 from .store_rows import TORCH
@@ -115,7 +116,8 @@ class Target:
 
     def _check_settings(self, kept: dict[str, Any]) -> None:
         for name, value in self.settings.items():
-            if kept.get(name) != value:
+            # earlier versions wrote where the model of this package lay
+            if stable_name(kept.get(name)) != value:
                 raise ValueError(
                     f"{name}={value!r}, but store={str(self.path)!r} was begun with "
                     f"{kept.get(name)!r}; give the same to go on, or another store."
@@ -139,6 +141,12 @@ class Target:
                 exist_ok=True,
             )
             self.writer = self.store.writer()
+            self._take_up(self.store)
+            if self.length or self.progress.blocks:
+                raise RuntimeError(
+                    f"another process has begun store={str(self.path)!r} since this one looked: "
+                    "call again to go on with what is there."
+                )
 
     def append(self, rows: Tensor, block: Block, progress: Progress) -> None:
         """Append those rows of a block that are not there yet."""
@@ -185,32 +193,52 @@ class Stores:
     def n_outliers(self) -> int:
         return max(target.progress.outliers for target in self.targets)
 
+    @property
+    def n_rows(self) -> int:
+        """In each of the stores, once all blocks are written."""
+        return self._progress.rows
+
     def remaining(self, blocks: Iterator[Windows]) -> Iterator[Windows]:
-        """Blocks that are not in all stores.
+        """Blocks that are not in all stores; none if these are complete.
 
         Raises
         ------
         ValueError
             If those before them are not what the stores were begun with.
         """
-        number = 0
-        begun = self._progress
+        number, begun = 0, self._progress.blocks
         for number, windows in enumerate(blocks, 1):
             self._crc32 = _checksum(windows, self._crc32)
-            if number == begun.blocks:
-                self._check_texts(number)
-            if number > begun.blocks:
+            self._check_texts(number)
+            if number > begun:
                 yield windows
-        self._check_texts(number)
+        self._check_texts(number, is_end=True)
 
-    def _check_texts(self, n_blocks: int) -> None:
-        begun = self._progress
-        if n_blocks > begun.blocks or (n_blocks, self._crc32) == (begun.blocks, begun.crc32):
-            return
-        raise ValueError(
-            f"texts are not those that store={str(self.targets[0].path)!r} was begun with; give "
-            "the same in the same order, or another store."
-        )
+    def _check_texts(self, n_blocks: int, is_end: bool = False) -> None:
+        """Refuse texts as soon as one of the stores was begun with others."""
+        for target in self.targets:
+            begun = target.progress
+            is_same = n_blocks != begun.blocks or self._crc32 == begun.crc32
+            is_too_long = begun.complete and n_blocks > begun.blocks
+            is_too_short = is_end and n_blocks < begun.blocks
+            if not is_same or is_too_long or is_too_short:
+                raise ValueError(
+                    f"texts are not those that store={str(target.path)!r} was begun with; give "
+                    "the same in the same order, or another store; ActivationStore(path) opens "
+                    "what is there."
+                )
+
+    def check_texts(self, blocks: Iterator[Windows]) -> None:
+        """Compare texts with those of complete stores: read and cut, not run through the model.
+
+        Raises
+        ------
+        ValueError
+            If they are others. They are read no further than the stores went, and one block.
+        """
+        self._begin()
+        for _ in self.remaining(blocks):
+            raise AssertionError("a complete store lacks a block")
 
     def room(self, n_rows: int, widths: list[int]) -> list[Tensor]:
         """Where the next rows go, until they are written."""
@@ -240,12 +268,15 @@ class Stores:
         if pending is not None:
             pending.result()
 
+    def _begin(self) -> None:
+        """Start at the store that is least far; the others wait for it."""
+        self._progress = min((t.progress for t in self.targets), key=lambda p: p.blocks)
+
     def __enter__(self) -> "Stores":
         try:
             for target in self.targets:
                 target.open()
-            # the one that is least far; the others wait for it
-            self._progress = min((t.progress for t in self.targets), key=lambda p: p.blocks)
+            self._begin()
         except BaseException:
             self._discard()
             raise

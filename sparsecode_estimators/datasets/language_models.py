@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import nn
 
 from .hooks import count_layers, text_config
 from .store_rows import TORCH
+
+TINY_GPT2 = Path(__file__).parent / "tiny_gpt2"
 
 
 def check_precision(precision: str, model: Any) -> None:
@@ -174,6 +177,12 @@ def name_of(model: Any) -> str:
     if _is_source(model):
         return os.fspath(model)
     return getattr(model, "name_or_path", "") or type(model).__name__
+
+
+def stable_name(name: Any) -> Any:
+    """What a store calls a model or tokenizer: "tiny" is the same wherever it is installed."""
+    is_ours = isinstance(name, str) and PurePath(name).parts[-2:] == TINY_GPT2.parts[-2:]
+    return "tiny" if is_ours else name
 
 
 def check_config(config: Any, layers: list[int], context_length: int) -> None:

@@ -19,6 +19,7 @@ _STREAM = 241113117
 _BLOCK_ELEMENTS = 2**18
 _GROUP_SIZE = 4
 _BRANCHING = 3
+_RAREST = 1e-300  # as a share of the commonest latent; times of rarer ones are infinite
 
 
 def make_sparse_codes(
@@ -102,7 +103,8 @@ def make_sparse_codes(
     ------
     ValueError
         If a size is not a positive integer, `n_nonzero_coefs` exceeds
-        `n_components`, or another parameter is out of its range.
+        `n_components`, another parameter is out of its range, or with it a result is not finite
+        in `dtype`.
 
     Notes
     -----
@@ -132,14 +134,18 @@ def make_sparse_codes(
     latents = _Latents(n_components, law.check_exponent(exponent), correlation)
     atoms, firing, values, disturbance = _streams(random_state)
 
-    D = _dictionary(dictionary, atoms, (n_components, n_features)).astype(dtype)
+    D = _dictionary(dictionary, atoms, (n_components, n_features), dtype)
     supports = _supports(law, firing, latents, n_samples, n_nonzero_coefs)
-    amplitudes = law.values(values, supports, latents).astype(dtype)
+    with np.errstate(all="ignore"):  # what it would warn of is refused
+        amplitudes = law.values(values, supports, latents).astype(dtype)
+    _check_amplitudes(amplitudes, latents.exponent)
     rows = np.arange(0, supports.size + 1, n_nonzero_coefs)
     shape = (n_samples, n_components)
     codes = sparse.csr_array((amplitudes.ravel(), supports.ravel(), rows), shape=shape)
-    X = codes @ D
-    _add_noise(X, noise, disturbance)
+    with np.errstate(all="ignore"):
+        X = codes @ D
+        _add_noise(X, noise, disturbance)
+    _check_rows(X, noise)
     return Bunch(
         X=X,
         codes=codes if sparse_output else codes.toarray(),
@@ -158,6 +164,11 @@ class _Latents(NamedTuple):
     def probabilities(self) -> np.ndarray:
         """Zipf's law over the latents."""
         weights = np.arange(1, self.n_components + 1, dtype=float) ** -self.exponent
+        if weights[-1] < _RAREST:
+            raise ValueError(
+                f"exponent={self.exponent:g} makes the last of n_components={self.n_components} "
+                "latents so rare that its probability is zero: lower it."
+            )
         return weights / weights.sum()
 
 
@@ -258,10 +269,12 @@ def _streams(random_state: Any) -> list[np.random.Generator]:
     return [np.random.default_rng(child) for child in children]
 
 
-def _dictionary(given: Any, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+def _dictionary(
+    given: Any, rng: np.random.Generator, shape: tuple[int, int], dtype: np.dtype
+) -> np.ndarray:
     if given is None:
         D = rng.standard_normal(shape)
-        return D / np.linalg.norm(D, axis=1, keepdims=True)
+        return (D / np.linalg.norm(D, axis=1, keepdims=True)).astype(dtype)
     D = np.array(given, dtype=np.float64)
     if D.shape != shape:
         raise ValueError(
@@ -270,6 +283,13 @@ def _dictionary(given: Any, rng: np.random.Generator, shape: tuple[int, int]) ->
         )
     if not np.isfinite(D).all():
         raise ValueError("dictionary contains NaN or infinity; give finite atoms.")
+    with np.errstate(over="ignore"):
+        D = D.astype(dtype)
+    if not np.isfinite(D).all():
+        raise ValueError(
+            f"dictionary contains values that dtype={dtype} cannot hold; scale it, or give "
+            "dtype=np.float64."
+        )
     return D
 
 
@@ -324,6 +344,23 @@ def _check_sizes(n_samples: int, n_features: int, n_components: int, k: int) -> 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not isinstance(value, Real) or not low <= value <= high or not np.isfinite(value):
         raise ValueError(f"{name}={value!r} must be a finite number in [{low:g}, {high:g}].")
+
+
+def _check_amplitudes(amplitudes: np.ndarray, exponent: float) -> None:
+    """Exactly K codes are not zero, and all are finite."""
+    if not (np.isfinite(amplitudes).all() and amplitudes.all()):
+        raise ValueError(
+            f"exponent={exponent:g} gives codes that are zero or infinite in "
+            f"dtype={amplitudes.dtype}: give one nearer to 3, or dtype=np.float64."
+        )
+
+
+def _check_rows(X: np.ndarray, noise: float) -> None:
+    # both ends are NaN if anything is; no second array is made
+    if not (np.isfinite(X.min()) and np.isfinite(X.max())):
+        raise ValueError(
+            f"X is not finite in dtype={X.dtype}: lower noise={noise!r} or the atoms of dictionary."
+        )
 
 
 def _check_dtype(dtype: Any) -> np.dtype:

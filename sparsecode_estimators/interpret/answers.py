@@ -1,7 +1,7 @@
 """Structured answers: strict JSON of one shape, one attempt to repair, then a failure."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .client import ChatClient
@@ -33,7 +33,10 @@ class Parsed(NamedTuple, Generic[Value]):
 
 
 def ask(
-    client: ChatClient, prompts: Sequence[Messages], read: Sequence[Callable[[Any], Value]]
+    client: ChatClient,
+    prompts: Sequence[Messages],
+    key: str,
+    read: Sequence[Callable[[Any], Value]],
 ) -> list[Parsed[Value]]:
     """Ask for JSON objects, and once more where the answer is none.
 
@@ -41,6 +44,8 @@ def ask(
     ----------
     client : ChatClient
     prompts : sequence of lists of messages
+    key : str
+        Of the objects that are asked for.
     read : sequence of callables
         From the object to the value, for each prompt. Raises ValueError, with what is wrong
         as text for the model, if the object has another shape.
@@ -50,11 +55,11 @@ def ask(
     parsed : list of Parsed
     """
     answers = client.complete(prompts)
-    parsed = [_parse(answer, r) for answer, r in zip(answers, read, strict=True)]
+    parsed = [_parse(answer, key, r) for answer, r in zip(answers, read, strict=True)]
     broken = [i for i, a in enumerate(answers) if a.text is not None and parsed[i].reason]
     repairs = [_repair(prompts[i], answers[i].text or "", parsed[i].reason) for i in broken]
     for i, answer in zip(broken, client.complete(repairs, partial=True), strict=True):
-        first, second = parsed[i], _parse(answer, read[i])
+        first, second = parsed[i], _parse(answer, key, read[i])
         parsed[i] = second._replace(
             status="ok" if second.status == "ok" else "failed",
             reason=None if second.status == "ok" else f"{first.reason}; then: {second.reason}",
@@ -65,34 +70,52 @@ def ask(
     return parsed
 
 
-def read_object(text: str) -> dict[str, Any]:
-    """The one JSON object in a text; words and a code fence around it are allowed.
+def read_object(text: str, key: str | None = None) -> dict[str, Any]:
+    """The one JSON object in a text; words, braces and a code fence around it are allowed.
+
+    Parameters
+    ----------
+    text : str
+    key : str or None
+        That the object has. Others do not count, unless there is no such one.
 
     Raises
     ------
     ValueError
         If there is none, more than one, a key stands twice or a number is NaN.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-    start = text.find("{")
-    if start < 0:
-        raise ValueError("there is no JSON object in it")
-    try:
-        value, end = decoder.raw_decode(text, start)
-    except RecursionError as error:
-        raise ValueError("the JSON object is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the JSON object is not valid: {error.msg}") from error
-    if "{" in text[end:]:
+    objects = list(_objects(text))
+    wanted = [value for value in objects if key in value] or objects
+    if len(wanted) > 1:
         raise ValueError("there is more than one JSON object in it")
-    return value
+    return wanted[0]
 
 
-def _parse(answer: Answer, read: Callable[[Any], Value]) -> Parsed[Value]:
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """All valid JSON objects, at least one; those inside others are parts of these."""
+    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+    problem, found = "there is no JSON object in it", 0
+    start = text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except RecursionError as error:
+            raise ValueError("the JSON object is nested too deeply") from error
+        except json.JSONDecodeError as error:
+            problem, end = f"the JSON object is not valid: {error.msg}", start + 1
+        else:
+            found += 1
+            yield value
+        start = text.find("{", end)
+    if not found:
+        raise ValueError(problem)
+
+
+def _parse(answer: Answer, key: str, read: Callable[[Any], Value]) -> Parsed[Value]:
     status, reason, value = answer.status, answer.reason, None
     if answer.text is not None:
         try:
-            value = read(read_object(answer.text))
+            value = read(read_object(answer.text, key))
         except ValueError as error:
             status, reason = "failed", f"the answer cannot be used: {error}"
     counts = answer.n_requests, answer.prompt_tokens, answer.answer_tokens

@@ -14,6 +14,7 @@ from .journal import Journal, Messages, request_key
 from .sender import Answer, Sender, Stop
 
 _DEFAULTS = {"temperature": 0.0, "seed": 0, "max_tokens": 512}
+_LONGEST_TIMEOUT = 2_000_000  # seconds, 23 days
 _OURS = ("model", "messages", "stream", "n")  # what the client itself decides
 
 
@@ -31,9 +32,12 @@ class ChatClient:
         As the server calls it.
     base_url : str, default=None
         Of the server, such as ``"http://localhost:8000/v1"``. None: what the environment says
-        (``OPENAI_BASE_URL``), or OpenAI.
+        (``OPENAI_BASE_URL``), or OpenAI. Key, organisation, project and headers of the
+        environment go there only.
     api_key : str, default=None
-        Never written to the journal, a log or a ``repr``. None: from the environment
+        Never written to the journal, a log or a ``repr``: where an answer or an error repeats
+        it, "[key]" stands instead, for one of fewer than 8 characters where it is a word of its
+        own. White space around it is not part of it. None: from the environment
         (``OPENAI_API_KEY``), but only if `base_url` is None, too: no key goes to a server that
         it was not meant for.
     journal : str or Path, default=None
@@ -50,7 +54,7 @@ class ChatClient:
         How often a request is repeated after a fault that may pass: 408, 409, 429, 5xx, no
         reply in time, a connection that broke, half a reply, a page of HTML, another shape.
     timeout : float, default=120.0
-        Seconds without a byte after which a request has failed.
+        Seconds without a byte after which a request has failed, at most 2,000,000.
     max_wait : float, default=60.0
         Seconds that a server may ask to wait. If it asks for more, the request fails with a
         reason that says so, and nothing more is sent in this call.
@@ -222,6 +226,14 @@ class ChatClient:
                 check_number(name, getattr(self, name), Integral, 0)
         for name in ("timeout", "max_wait"):
             check_number(name, getattr(self, name), Real, 0)
+        if self.timeout > _LONGEST_TIMEOUT:
+            raise ValueError(
+                f"timeout={self.timeout!r} must be at most {_LONGEST_TIMEOUT} seconds, which a "
+                "socket can count."
+            )
+        for name in ("max_completion_tokens", "max_tokens"):
+            if self.parameters.get(name) is not None:
+                check_number(f"parameters[{name!r}]", self.parameters[name], Integral, 0)
         limit = answer_limit(self.parameters)
         if self.max_tokens is not None and limit is None:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Explanations of latents in words, by a language model that sees where they fire."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -15,6 +16,7 @@ from .selection import Span, shown_contexts, span
 
 _LEVELS = 10
 _LONGEST = 1000  # characters
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def explain_latents(
             n_levels=_LEVELS,
             promoted=(promoted or {}).get(latent),
         )
-    answers = ask(client, list(prompts.values()), [_read_explanation] * len(prompts))
+    read = [_read_explanation] * len(prompts)
+    answers = ask(client, list(prompts.values()), "explanation", read)
     for latent, a in zip(prompts, answers, strict=True):
         counts = a.n_requests, a.prompt_tokens, a.answer_tokens
         rows[latent] = Explanation(latent, a.value, a.status, a.reason, rows[latent].shown, *counts)
@@ -164,9 +167,15 @@ def explain_latents(
 
 
 def _read_explanation(answer: dict[str, Any]) -> str:
-    text = answer.get("explanation")
-    if set(answer) != {"explanation"} or not isinstance(text, str) or not text.strip():
+    said = answer.get("explanation")
+    text = _tidy(said) if isinstance(said, str) else ""
+    if set(answer) != {"explanation"} or not text:
         raise ValueError('the object must have one entry, "explanation", a text')
     if len(text) > _LONGEST:
         raise ValueError(f"the explanation is longer than {_LONGEST} characters")
-    return " ".join(text.split())
+    return text
+
+
+def _tidy(text: str) -> str:
+    """One line that UTF-8 and a terminal can take, whatever escapes in the JSON stood for."""
+    return " ".join(_CONTROL.sub(" ", text.encode("utf-8", "replace").decode()).split())

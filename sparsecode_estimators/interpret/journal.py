@@ -12,6 +12,7 @@ from typing import Any
 
 Messages = Sequence[Mapping[str, str]]
 
+_BEGIN = b'{"event": "sent", "key": "'  # of a file that this class has begun
 _KEPT = ("text", "reason", "prompt_tokens", "answer_tokens")  # of an answer, in memory
 
 
@@ -101,7 +102,8 @@ class Journal:
             self._file = None
 
     def _append(self, record: dict[str, Any], to_disk: bool = False) -> dict[str, Any]:
-        record = {**self._cleaned(record), **self._common, "time": round(time.time(), 3)}
+        own = {name: record[name] for name in ("event", "key")}  # a short secret may be in these
+        record = {**self._cleaned(record), **own, **self._common, "time": round(time.time(), 3)}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self._writing:
             if self._file is not None:
@@ -152,7 +154,7 @@ class Journal:
         end = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and (number > 1 or _begins_like_ours(line)):
                     os.truncate(self.path, end)  # a kill came while it was written
                     break
                 end += len(line)
@@ -160,7 +162,7 @@ class Journal:
                     self._count(_checked(json.loads(line)))
                 except (ValueError, TypeError, KeyError, RecursionError) as error:
                     raise ValueError(
-                        f"line {number} of {str(self.path)!r} is no record of a journal "
+                        f"line {number} of journal={str(self.path)!r} is no record of a journal "
                         f"({type(error).__name__}: {error}): give the path of another file, or "
                         "remove the line."
                     ) from error
@@ -178,6 +180,11 @@ class Journal:
                     f"the journal {str(self.path)!r} is open elsewhere: close that client, wait "
                     "until its process ends, or give this one a journal of its own."
                 ) from error
+
+
+def _begins_like_ours(line: bytes) -> bool:
+    """Whether the only line of a file, which was cut, may be one of a journal."""
+    return line.startswith(_BEGIN) or _BEGIN.startswith(line)
 
 
 def _checked(record: Any) -> dict[str, Any]:

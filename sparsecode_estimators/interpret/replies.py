@@ -3,11 +3,12 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 _SHOWN = 80  # characters of what is wrong that a reason repeats
+_MOST_TOKENS = 10**9  # a server that counts more of them does not count
 
 
 class Reply(NamedTuple):
@@ -17,7 +18,7 @@ class Reply(NamedTuple):
     ----------
     text : str
     usage : tuple of int, or None
-        Tokens of prompt and answer, if the server counted them.
+        Tokens of prompt and answer, if the server counted them, up to 10⁹ of each.
     model : str or None
         What the server calls the model.
     finish_reason : str or None
@@ -65,8 +66,15 @@ class Fault(Exception):
         self.billed, self.usage, self.final = billed, usage, final
 
 
-def read_reply(body: str) -> Reply:
+def read_reply(body: str, clean: Callable[[str], str] = str) -> Reply:
     """The answer in the body of a reply with status 200.
+
+    Parameters
+    ----------
+    body : str
+    clean : callable
+        Takes out of a text what must not be repeated. Texts are cleaned when JSON has been
+        decoded, which can write one text in many ways, and before they are cut short.
 
     Raises
     ------
@@ -75,15 +83,19 @@ def read_reply(body: str) -> Reply:
         comes from something between the server and here, so it is worth another try; an empty
         answer is what the model said.
     """
+
+    def short(value: Any) -> str:
+        return _short(value, clean)
+
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
         kind = "a page of HTML" if body.lstrip()[:1] == "<" else "not JSON"
-        raise Fault(f"the reply is {kind}: {_short(body)}", again=True, billed=True) from error
+        raise Fault(f"the reply is {kind}: {short(body)}", again=True, billed=True) from error
     usage = _usage(content)
     try:
         if content.get("choices") is None and content.get("error"):
-            raise _malformed(f"the reply is an error: {_short(content['error'])}", usage)
+            raise _malformed(f"the reply is an error: {short(content['error'])}", usage)
         choices = content["choices"]
         if isinstance(choices, list) and not choices:
             raise _empty("the reply has no choices", usage)
@@ -91,14 +103,14 @@ def read_reply(body: str) -> Reply:
         message, finish = choice["message"], choice.get("finish_reason")
         text, refusal = message["content"], message.get("refusal")
     except (TypeError, KeyError, IndexError, AttributeError) as error:
-        reason = f"the reply has another shape than a chat completion: {_short(content)}"
+        reason = f"the reply has another shape than a chat completion: {short(content)}"
         raise _malformed(reason, usage) from error
     if text is None or (isinstance(text, str) and not text.strip()):
-        why = f"refusal {_short(refusal)}" if refusal else f"finish_reason {_short(finish)}"
+        why = f"refusal {short(refusal)}" if refusal else f"finish_reason {short(finish)}"
         raise _empty(f"the answer is empty ({why})", usage)
     if not isinstance(text, str):
-        raise _malformed(f"the answer is not text: {_short(text)}", usage)
-    return Reply(text, usage, _text(content.get("model")), _text(finish))
+        raise _malformed(f"the answer is not text: {short(text)}", usage)
+    return Reply(clean(text), usage, _text(content.get("model"), clean), _text(finish, clean))
 
 
 def read_status(status: int, headers: Mapping[str, str], body: str) -> Fault:
@@ -148,16 +160,17 @@ def _usage(content: Any) -> tuple[int, int] | None:
         counts = content["usage"]["prompt_tokens"], content["usage"]["completion_tokens"]
     except (TypeError, KeyError):
         return None
-    return counts if all(type(n) is int and n >= 0 for n in counts) else None
+    return counts if all(type(n) is int and 0 <= n <= _MOST_TOKENS for n in counts) else None
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _text(value: Any, clean: Callable[[str], str]) -> str | None:
+    return clean(value) if isinstance(value, str) else None
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, clean: Callable[[str], str] = str) -> str:
     try:
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except RecursionError:
         text = "too deeply nested"
+    text = clean(text)
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")

@@ -157,7 +157,7 @@ def score_explanations(
 
 def _judged(client: ChatClient, tasks: Sequence[Task]) -> dict[tuple[int, int], Verdicts]:
     """Verdicts on each latent by each explanation."""
-    answers = ask(client, [task.prompt for task in tasks], [task.read for task in tasks])
+    answers = ask(client, [task.prompt for task in tasks], "fires", [task.read for task in tasks])
     found: dict[tuple[int, int], list[int]] = {}
     for i, task in enumerate(tasks):
         found.setdefault((task.latent, task.by), []).append(i)

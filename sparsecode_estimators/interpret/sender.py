@@ -61,7 +61,7 @@ class Stop:
 
     def wait(self, seconds: float) -> None:
         """Sleep, or less if there is a reason to stop."""
-        self._given.wait(seconds)
+        self._given.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
 class Sender:

@@ -21,7 +21,8 @@ def mean_interval(values: Any, *, confidence: float = 0.95) -> tuple[float, floa
     Parameters
     ----------
     values : array-like of shape (n_data_sets,) or (n_data_sets, n_starts)
-        NaN marks what was not measured, and is left out.
+        NaN marks what was not measured, and is left out. Infinity is refused: leaving it out
+        would hide that a measurement went wrong.
     confidence : float in (0, 1), default=0.95
 
     Returns
@@ -33,7 +34,8 @@ def mean_interval(values: Any, *, confidence: float = 0.95) -> tuple[float, floa
     Raises
     ------
     ValueError
-        If there is no value, more than two dimensions, or `confidence` is out of its range.
+        If there is no value, one is infinite, there are more than two dimensions, or `confidence`
+        is out of its range.
 
     References
     ----------
@@ -53,7 +55,12 @@ def mean_interval(values: Any, *, confidence: float = 0.95) -> tuple[float, floa
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r} must lie between 0 and 1.")
-    rows = [row[np.isfinite(row)] for row in np.atleast_2d(scores.T).T]
+    if np.isinf(scores).any():
+        raise ValueError(
+            f"values has {int(np.isinf(scores).sum())} that are infinite; give NaN for what was "
+            "not measured, and mend the others."
+        )
+    rows = [row[~np.isnan(row)] for row in np.atleast_2d(scores.T).T]
     means = np.array([row.mean() for row in rows if row.size])
     if not means.size:
         raise ValueError("values has no finite number; give at least one.")

@@ -42,7 +42,7 @@ class RecoveryDisplay:
     Raises
     ------
     ValueError
-        If `scores` is empty, or a method has no finite score.
+        If `scores` is empty, or a method has no score, or an infinite one.
 
     See Also
     --------
@@ -109,12 +109,20 @@ class RecoveryDisplay:
         level(self.ax_, self.ceiling, "ceiling", upright=True)
         self.ax_.set_yticks(range(len(means)), list(means))
         self.ax_.set(xlabel=self.metric, ylim=(len(means) - 0.5, -0.5))
-        left, right = self.ax_.get_xlim()
-        self.ax_.set_xlim(max(left, -0.02), min(right, 1.02))  # scores end there
+        self._limit(np.concatenate([np.ravel(values) for values in self.scores.values()]))
         if self.chance is not None or self.ceiling is not None:
             self.ax_.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
         bare(self.ax_)
         return self
+
+    def _limit(self, values: np.ndarray) -> None:
+        """Where scores lie between 0 and 1 the axis ends there, though an interval may not."""
+        left, right = self.ax_.get_xlim()
+        if np.nanmin(values) >= 0:
+            left = max(left, -0.02)
+        if np.nanmax(values) <= 1:
+            right = min(right, 1.02)
+        self.ax_.set_xlim(left, right)
 
     @classmethod
     def from_results(

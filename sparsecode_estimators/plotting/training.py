@@ -43,8 +43,8 @@ class TrainingDisplay:
     Raises
     ------
     ValueError
-        If there is no run, a curve or `against` is not in a history, or `ax` has not as many
-        axes as there are curves.
+        If there is no run, a curve is named twice, a curve or `against` is not in a history or
+        not one number for each epoch, or `ax` has not as many axes as there are curves.
 
     Examples
     --------
@@ -85,7 +85,13 @@ class TrainingDisplay:
         display : TrainingDisplay
         """
         self._check()
+        # before a figure is made, so that bad input leaves none behind
+        series = {
+            name: {curve: self._series(name, curve) for curve in self.curves}
+            for name in self.histories
+        }
         shape = (2, 2) if len(self.curves) == 4 else (1, len(self.curves))
+        with_x = self.curves if ax is not None else self.curves[-shape[1] :]
         if ax is None:
             size = (4.2 * shape[1], 3.1 * shape[0])
             ax = make_axes(self, None, nrows=shape[0], ncols=shape[1], figsize=size, sharex=True)
@@ -97,19 +103,21 @@ class TrainingDisplay:
             )
         self.ax_ = self.axes_[0]
         self.figure_ = self.ax_.figure
+        places = dict(zip(self.curves, self.axes_, strict=True))
         self.lines_ = {}
-        for i, (name, history) in enumerate(self.histories.items()):
+        for i, (name, curves) in enumerate(series.items()):
+            look = {"label": name, "color": COLORS[i % len(COLORS)]}
             self.lines_[name] = {
-                curve: self._line(ax, curve, history, label=name, color=COLORS[i % len(COLORS)])
-                for ax, curve in zip(self.axes_, self.curves, strict=True)
+                curve: places[curve].plot(x, y, marker="." if len(y) < 30 else "", **look)[0]
+                for curve, (x, y) in curves.items()
             }
-        for ax, curve in zip(self.axes_, self.curves, strict=True):
-            ax.set_ylabel(_NAMES.get(curve, curve))
+        for curve, axes in places.items():
+            axes.set_ylabel(_NAMES.get(curve, curve))
             if curve == "dead":
-                ax.set_ylim(0, max(0.1, 1.05 * ax.get_ylim()[1]))
-            bare(ax)
-        for ax in self.axes_[-shape[1] :]:
-            ax.set_xlabel(_AGAINST[self.against])
+                axes.set_ylim(0, max(0.1, 1.05 * axes.get_ylim()[1]))
+            if curve in with_x:
+                axes.set_xlabel(_AGAINST[self.against])
+            bare(axes)
         if len(self.histories) > 1:
             self.ax_.legend(frameon=False, fontsize="small")
         return self
@@ -122,6 +130,8 @@ class TrainingDisplay:
         needed = [*self.curves, *([self.against] if self.against != "epoch" else [])]
         if not self.curves:
             raise ValueError("curves is empty; name at least one.")
+        if len(set(self.curves)) < len(self.curves):
+            raise ValueError(f"curves={tuple(self.curves)} names a curve twice; name each once.")
         for name, history in self.histories.items():
             missing = [curve for curve in needed if curve not in history]
             if missing:
@@ -129,10 +139,19 @@ class TrainingDisplay:
                     f"The history of {name!r} has no {missing[0]!r}; it has {sorted(history)}."
                 )
 
-    def _line(self, ax: Any, curve: str, history: Mapping[str, Any], **look: Any) -> Any:
+    def _series(self, name: str, curve: str) -> tuple[np.ndarray, np.ndarray]:
+        """A curve and its horizontal axis, which fit each other."""
+        history = self.histories[name]
         values = np.asarray(history[curve], dtype=float)
-        x = np.arange(1, len(values) + 1) if self.against == "epoch" else history[self.against]
-        return ax.plot(x, values, marker="." if len(values) < 30 else "", **look)[0]
+        x = np.arange(1, values.size + 1)
+        if self.against != "epoch":
+            x = np.asarray(history[self.against], dtype=float)
+        if values.ndim != 1 or x.shape != values.shape:
+            raise ValueError(
+                f"The history of {name!r} has {curve!r} of shape {values.shape} against "
+                f"{self.against} of shape {x.shape}; give one number for each epoch."
+            )
+        return x, values
 
     @classmethod
     def from_results(
