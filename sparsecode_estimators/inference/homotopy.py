@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels.least_squares import top_support
+from ..kernels.least_squares import damped_factor, top_support
 from ..kernels.shared import INDEPENDENT
 from .double import finish
 from .fista import fista
@@ -193,12 +193,8 @@ class _Front:
         k = max(1, int((self.signs != 0).sum(1).max()))
         indices, valid = top_support(self.signs, k)
         atoms = problem.D[indices] * valid[..., None]
-        gram = atoms @ atoms.mT
-        size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
-        size = size.clamp(min=torch.finfo(gram.dtype).tiny)
-        damping = torch.where(valid, torch.finfo(gram.dtype).eps ** INDEPENDENT * size, size)
-        gram = gram + problem.ridge * torch.diag_embed(valid.to(gram))
-        factor, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))
+        gram = atoms @ atoms.mT + problem.ridge * torch.diag_embed(valid.to(atoms))
+        factor = damped_factor(gram, valid, torch.finfo(gram.dtype).eps ** INDEPENDENT)
         wanted = ((self.weights * self.signs).gather(1, indices) * valid).unsqueeze(2)
         rise = torch.cholesky_solve(wanted, factor)
         for _ in range(2):  # takes back what the damping cost

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..kernels.reference import gap_of, largest_ratio
 
 
 def alpha_max(X: Tensor, D: Tensor, *, positive: bool, weights: Tensor | None = None) -> Tensor:
@@ -201,13 +202,8 @@ class Lasso(Problem):
         correlations = products - self.ridge * codes if self.ridge else products
         energy = r.square().sum(1) + self.ridge * codes.square().sum(1)
         agreement = (codes * correlations).sum(1)
-        weighted = correlations if self.weights is None else correlations / self.weights
-        largest = _largest(weighted, positive=self.positive)
-        # 0/0 is a zero residual, or a row that no atom points along: any c is feasible.
-        best = torch.where(energy > 0, 1 + agreement / energy, 1.0).clamp(min=0)
-        c = torch.minimum(best, (self.alpha / largest).nan_to_num(torch.inf, torch.inf))
-        slack = codes.abs() @ self.penalty - c * agreement
-        gap = 0.5 * (1 - c).square() * energy + slack.clamp(min=0)
+        ratio = largest_ratio(correlations, self.penalty, positive=self.positive)
+        gap = gap_of(energy, agreement, codes.abs() @ self.penalty, ratio)
         return torch.minimum(gap, self._ridge_gap(codes, products)) if self.ridge else gap
 
     def _ridge_gap(self, codes: Tensor, products: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.least_squares import GATHER_LIMIT
+from ..kernels.least_squares import GATHER_LIMIT, damped_factor
 from ..kernels.shared import FLOOR, INDEPENDENT
 from .problem import Problem
 
@@ -68,12 +68,10 @@ def _newton(
     X: Tensor, atoms: Tensor, values: Tensor, valid: Tensor, shift: Tensor, ridge: float
 ) -> Tensor:
     atoms = atoms * valid.unsqueeze(2)
-    gram = atoms @ atoms.mT
-    size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny)
-    damping = torch.where(valid, torch.finfo(X.dtype).eps ** INDEPENDENT * size + ridge, size)
+    gram = atoms @ atoms.mT + ridge * torch.diag_embed(valid.to(atoms))
     residual = X - (values.unsqueeze(1) @ atoms).squeeze(1)
     descent = (atoms @ residual.unsqueeze(2)).squeeze(2) - (shift + ridge * values) * valid
-    factor, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))
+    factor = damped_factor(gram, valid, torch.finfo(X.dtype).eps ** INDEPENDENT)
     return values + torch.cholesky_solve(descent.unsqueeze(2), factor).squeeze(2)
 
 

@@ -30,6 +30,23 @@ def resolution(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** RESOLUTION
 
 
+def damped_factor(gram: Tensor, valid: Tensor, share: float) -> Tensor:
+    """Cholesky factors of the valid atoms' Gram matrices, the identity elsewhere but for its size.
+
+    Parameters
+    ----------
+    gram : Tensor of shape (n, k, k)
+    valid : Tensor of shape (n, k)
+    share : float
+        Of the largest entry, that is added to the diagonal: atoms may depend on each other.
+    """
+    gram = gram * (valid.unsqueeze(2) & valid.unsqueeze(1))
+    size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+    size = size.clamp(min=torch.finfo(gram.dtype).tiny)
+    damping = torch.where(valid, share * size, size)
+    return torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))[0]
+
+
 def least_squares(
     X: Tensor, D: Tensor, indices: Tensor, valid: Tensor, start: Tensor, *, positive: bool
 ) -> tuple[Tensor, int]:
@@ -113,11 +130,7 @@ class _Atoms:
 
     def newton(self, values: Tensor, free: Tensor) -> Tensor:
         """The minimiser over the ``free`` places, the others held, nearest to ``values``."""
-        both = free.unsqueeze(2) & free.unsqueeze(1)
-        size = self.gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
-        size = size.clamp(min=torch.finfo(values.dtype).tiny)
-        damping = torch.where(free, resolution(values.dtype) * size, size)
-        factor, _ = torch.linalg.cholesky_ex(self.gram * both + torch.diag_embed(damping))
+        factor = damped_factor(self.gram, free, resolution(values.dtype))
         n, k = values.shape
         self.spent[0] += n * (k**3 // 3 + 2 * REFINEMENTS * k * k)
         for _ in range(REFINEMENTS):

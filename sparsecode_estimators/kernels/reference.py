@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .least_squares import least_squares, resolution, top_support
+from .least_squares import damped_factor, least_squares, resolution, top_support
 from .shared import FLOOR, INDEPENDENT
 
 
@@ -143,10 +143,8 @@ def _newton(
     The damping makes the step a descent along which some code vanishes.
     """
     wanted = (q - u @ gram - penalty * sign).gather(1, places) * valid
-    block = gram[places[:, :, None], places[:, None, :]] * valid[:, :, None] * valid[:, None, :]
-    size = block.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
-    damping = torch.where(valid > 0, torch.finfo(u.dtype).eps ** INDEPENDENT * size, 1.0)
-    factor, _ = torch.linalg.cholesky_ex(block + torch.diag_embed(damping))
+    block = gram[places[:, :, None], places[:, None, :]]
+    factor = damped_factor(block, valid > 0, torch.finfo(u.dtype).eps ** INDEPENDENT)
     step = torch.cholesky_solve(wanted[:, :, None], factor).squeeze(2)
     return torch.zeros_like(u).scatter_(1, places, step * valid)
 
@@ -160,11 +158,34 @@ def _gap(
     energy = r.square().sum(1)
     whole = energy + ridge * codes.square().sum(1)
     agreement = (codes * products).sum(1)
-    largest = ((products if positive else products.abs()).clamp(min=0) / penalty).nan_to_num(0.0)
-    c = torch.where(whole > 0, 1 + agreement / whole, 1.0).clamp(min=0)
-    c = torch.minimum(c, 1 / largest.amax(1))
-    slack = (codes.abs() @ penalty - c * agreement).clamp(min=0)
-    return 0.5 * (1 - c).square() * whole + slack, 0.5 * energy
+    ratio = largest_ratio(products, penalty, positive=positive)
+    return gap_of(whole, agreement, codes.abs() @ penalty, ratio), 0.5 * energy
+
+
+def largest_ratio(products: Tensor, penalty: Tensor, *, positive: bool) -> Tensor:
+    """The most that a product is of its atom's penalty, at least 0, shape (n,)."""
+    sizes = products.clamp(min=0) if positive else products.abs()
+    # 0/0 is a zero residual, or a row that no atom points along: any multiple is feasible
+    return (sizes / penalty).nan_to_num(0.0, torch.inf).amax(1)
+
+
+def gap_of(energy: Tensor, agreement: Tensor, length: Tensor, ratio: Tensor) -> Tensor:
+    """The gap that ``Lasso.duality_gap`` derives, all of shape (n,).
+
+    Parameters
+    ----------
+    energy : Tensor
+        ``‖r‖² + ridge·‖s‖²``.
+    agreement : Tensor
+        ``Σ s_j (d_j·r − ridge·s_j)``.
+    length : Tensor
+        ``Σ p_j |s_j|``.
+    ratio : Tensor
+        Of :func:`largest_ratio`.
+    """
+    c = torch.where(energy > 0, 1 + agreement / energy, 1.0).clamp(min=0)
+    c = torch.minimum(c, 1 / ratio)
+    return 0.5 * (1 - c).square() * energy + (length - c * agreement).clamp(min=0)
 
 
 def pursuit(
