@@ -60,5 +60,5 @@ def finish(
     solution.codes[where], solution.gap[where] = codes[chosen], gap[chosen]
     solution.residual[where] = problem.residual_energy(codes[chosen], where)
     solution.n_iter[where] += better.n_iter[chosen]
-    solution.converged[where] = solution.gap[where] <= tol * problem.scale[where]
+    solution.converged[where] = problem.certified(solution.gap[where], tol, where)
     solution.flops += better.flops

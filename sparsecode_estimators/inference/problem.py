@@ -166,6 +166,14 @@ class Lasso(Problem):
         squares = 0.5 * self.ridge * codes.square().sum(1)
         return self.residual_energy(codes, rows) + codes.abs() @ self.penalty + squares
 
+    def certified(
+        self, gap: Tensor, tol: float | None, rows: Tensor | slice = slice(None)
+    ) -> Tensor:
+        """Whether gaps are at most ``tol·½‖x‖²``; never for None, nor where they overflow."""
+        if tol is None:
+            return torch.zeros_like(gap, dtype=torch.bool)
+        return (gap <= tol * self.scale[rows]) & gap.isfinite()
+
     def gradient(self, codes: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """Gradient of the smooth part, ``−(x − sD)Dᵀ + ridge·s``, shape (n, n_components)."""
         gradient = -self.residual(codes, rows) @ self.D.T

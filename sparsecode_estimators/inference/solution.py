@@ -126,10 +126,7 @@ class LassoProgress:
         return torch.nonzero(~self._closed(self.gap, slice(None))).squeeze(1)
 
     def _closed(self, gap: Tensor, rows: Tensor | slice) -> Tensor:
-        if self.tol is None:
-            return torch.zeros_like(gap, dtype=torch.bool)
-        # numbers of which squares are infinite have no certificate
-        return (gap <= self.tol * self.problem.scale[rows]) & gap.isfinite()
+        return self.problem.certified(gap, self.tol, rows)
 
     def update(self, rows: Tensor, codes: Tensor, iteration: int, steps: int) -> Look:
         """Take in the codes of ``rows`` after ``steps`` more steps."""

@@ -61,7 +61,7 @@ def working_set(
         solution.n_iter[rows] = answer.n_iter
     solution.flops += _flops(problem, answer)
     if tol is not None:
-        solution.converged = (solution.gap <= tol * problem.scale) & solution.gap.isfinite()
+        solution.converged = problem.certified(solution.gap, tol)
         open_ = ~solution.converged & (solution.n_iter < max_iter)
         finish(working_set, homotopy, problem, solution, open_, max_iter=max_iter, tol=tol)
     return solution
@@ -89,15 +89,12 @@ def _kernel(
 def _certified(problem: Lasso, codes: Tensor, tol: float | None) -> Solution:
     """The start as an answer; the rows that it already solves are done."""
     gap = problem.duality_gap(codes)
-    done = torch.zeros_like(gap, dtype=torch.bool)
-    if tol is not None:
-        done = (gap <= tol * problem.scale) & gap.isfinite()
     return Solution(
         codes=codes.clone(),
         gap=gap,
         residual=problem.residual_energy(codes),
         n_iter=torch.zeros(len(codes), dtype=torch.int64, device=codes.device),
-        converged=done,
+        converged=problem.certified(gap, tol),
         flops=6 * len(codes) * problem.D.numel(),
     )
 
