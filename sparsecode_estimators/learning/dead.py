@@ -21,7 +21,7 @@ LOOK_EVERY = defaultdict(lambda: 100, cpu=1)
 # what sees a hidden layer, whose regression fits better.
 ROWS_FOR_WEIGHT, LEAST_ROWS, MOST_ROWS, FEW_ROWS = 4, 512, 8192, 1024
 KNOWN_ROWS = 8192  # the same, by known codes
-SHRINKS = 12  # most halvings of codes that make rows worse
+HALVINGS = 11  # at most, of codes that make rows worse
 
 
 class Auxiliary(NamedTuple):
@@ -128,8 +128,8 @@ class DeadLatents:
         The encoder is fitted to the codes that the residuals ask of these atoms, or to
         the known codes, so that the latents fire where they should; how is the module's
         ``restart_``. Where a row has as many codes as it likes, they are scaled together, so that
-        what all these latents reconstruct is no longer than the residual; elsewhere only where
-        they would make the rows worse. Moments of the optimiser start again at zero.
+        what all these latents reconstruct is no longer than the residual; elsewhere they are
+        halved where they would make these rows worse. Moments of the optimiser start again at zero.
         """
         dead = torch.nonzero(self.mask).squeeze(1)
         if not len(dead):
@@ -142,12 +142,15 @@ class DeadLatents:
             residual = target - _reconstructed(model, x)
             if not residual.isfinite().all():
                 return  # nothing can be learned from it, and the next loss is not finite either
+            before = _energy(residual)
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
             wanted = (residual @ model.dictionary[dead].T).relu()
             if model.activation.penalised:  # a k-sparse row takes few of them, others take all
                 wanted *= _shared_length(wanted @ model.dictionary[dead], residual)
-            _restart(model, dead, x, target, wanted, alpha)
+            model.restart_(dead, x, wanted, alpha)
+            if model.is_factored and not model.activation.penalised:
+                _shorten(model, dead, x, target, before)
         own: list[Tensor] = [p for p, has_rows in model.encoder_parameters() if has_rows]
         optimizer.forget([*own, model.dictionary], dead)
         self.silent_for[dead] = 0
@@ -165,20 +168,23 @@ def _draw_atoms(
     dictionary[dead] = disturbed(unit(residual[drawn.to(residual.device)]), generator)
 
 
-def _restart(
-    model: SparseAutoencoder, latents: Tensor, x: Tensor, target: Tensor, wanted: Tensor,
-    alpha: float,
-) -> None:  # fmt: skip
-    """Start latents again, with shorter codes where they would make the rows worse.
+def _shorten(
+    model: SparseAutoencoder, latents: Tensor, x: Tensor, target: Tensor, before: Tensor
+) -> None:
+    """Halve the codes of revived latents until the rows are reconstructed no worse than before.
 
     Many for a few rows are much alike. Where each row takes several, together they overshoot, by
     more after the next revival, and so on.
     """
-    before = (target - _reconstructed(model, x)).double().square().sum()
-    for shrink in range(SHRINKS if model.is_factored else 1):  # other steps have no such length
-        model.restart_(latents, x, wanted * 0.5**shrink, alpha)
-        if (target - _reconstructed(model, x)).double().square().sum() <= before:
-            break
+    for _ in range(HALVINGS):
+        if _energy(target - _reconstructed(model, x)) <= before:
+            return
+        for parameter in (model.weights[-1], model.biases[-1]):
+            parameter[latents] *= 0.5
+
+
+def _energy(residual: Tensor) -> Tensor:
+    return residual.double().square().sum()
 
 
 def _reconstructed(model: SparseAutoencoder, x: Tensor) -> Tensor:

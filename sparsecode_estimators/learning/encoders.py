@@ -15,7 +15,6 @@ from ..kernels import sparse
 from ..kernels.sparse import Places
 from .activation import Activation, Screen
 from .codes import Sparse, Workspace
-from .topk import BatchTopK
 
 LENGTH_ROWS, LENGTH_BATCH = 1024, 128  # by which the first reconstructions get their length
 LENGTH_ROUNDS, LENGTH_WITHIN = 6, 0.1  # of the search for it, and what it may be wrong by
@@ -272,19 +271,10 @@ def _length_quotient(model: SparseAutoencoder, x: Tensor) -> float:
     """By what reconstructions would have to be multiplied; infinite if no latent fires."""
     agreement = size = 0.0
     for rows in x.split(LENGTH_BATCH):
-        parts = _first_codes(model.activation, model.pre_activations(rows)) @ model.dictionary
+        parts = model.activation.of_batch(model.pre_activations(rows)) @ model.dictionary
         agreement += (parts * (rows - model.offset)).sum(dtype=torch.float64).item()
         size += parts.square().sum(dtype=torch.float64).item()
     return agreement / size if size else math.inf
-
-
-def _first_codes(activation: Activation, pre: Tensor) -> Tensor:
-    """Those of the first step, which of a batch are not those of its rows."""
-    if not isinstance(activation, BatchTopK):
-        return activation(pre)
-    wanted = min(activation.k * len(pre), pre.numel())
-    least = pre.flatten().topk(wanted).values[-1]
-    return torch.where(pre >= least, pre.relu(), 0.0)
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:

@@ -92,13 +92,26 @@ class JumpReLU(Activation):
 
 
 class _Jump(torch.autograd.Function):
-    """``v·[v > θ]``, with the derivatives of :class:`JumpReLU`."""
+    """``v·[v > θ]``, with the derivatives of :class:`JumpReLU`, also for ``torch.func``."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx, v, threshold, width):
-        ctx.save_for_backward(v, threshold)
-        ctx.width = width
+    def forward(v, threshold, width):
         return torch.where(v > threshold, v, 0.0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        v, threshold, ctx.width = inputs
+        ctx.save_for_backward(v, threshold)
+        ctx.save_for_forward(v, threshold)
+
+    @staticmethod
+    def jvp(ctx, by_v, by_threshold, _):
+        v, threshold = ctx.saved_tensors
+        near = (v - threshold).abs() < ctx.width / 2
+        moved = torch.where(v > threshold, by_v, 0.0)
+        return moved - torch.where(near, threshold / ctx.width * by_threshold, 0.0)
 
     @staticmethod
     def backward(ctx, upstream):

@@ -117,8 +117,7 @@ class BatchTopK(Activation):
 
         Halfway down to the largest of the others: on a code itself rounding would decide.
         """
-        others = pre.numel() - min(self.k * len(pre), pre.numel())
-        smallest = pre.flatten().kthvalue(others + 1).values
+        smallest = _smallest(pre, self.k)
         below = torch.where(pre < smallest, pre, -torch.inf).max()
         self.threshold = ((smallest + below) / 2).clamp(min=0)
 
@@ -130,9 +129,13 @@ class BatchTopK(Activation):
         return torch.where(pre >= self.threshold.to(pre), pre.relu(), 0.0)
 
     def of_batch(self, pre: Tensor) -> Tensor:
-        others = pre.numel() - min(self.k_now * len(pre), pre.numel())
-        smallest = pre.flatten().kthvalue(others + 1).values
-        return torch.where(pre >= smallest, pre.relu(), 0.0)
+        return torch.where(pre >= _smallest(pre, self.k_now), pre.relu(), 0.0)
 
     def rescale_(self, factor: float) -> None:
         self.threshold = self.threshold * factor
+
+
+def _smallest(pre: Tensor, k: int) -> Tensor:
+    """The smallest of the ``n·k`` largest numbers."""
+    others = pre.numel() - min(k * len(pre), pre.numel())
+    return pre.flatten().kthvalue(others + 1).values
