@@ -24,8 +24,8 @@ import transformers
 from workloads import write
 
 from sparsecode_estimators.datasets import load_activations
-from sparsecode_estimators.datasets.activations import TINY_GPT2
 from sparsecode_estimators.datasets.hooks import find_blocks
+from sparsecode_estimators.datasets.language_models import TINY_GPT2
 from sparsecode_estimators.datasets.windows import Cutter
 
 CONTEXT, BATCH, LOOK_AHEAD = 128, 32, 16

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsecode_estimators import ITORefiner, SAEEncoder
 from sparsecode_estimators.datasets import load_gpt2_activations
-from sparsecode_estimators.datasets.activations import TINY_GPT2
+from sparsecode_estimators.datasets.language_models import TINY_GPT2
 from sparsecode_estimators.interpret import (
     LatentReport,
     collect_contexts,

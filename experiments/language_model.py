@@ -47,8 +47,8 @@ from transformers import AutoConfig
 
 from sparsecode_estimators import ITORefiner, SAEEncoder, __version__, sparse_encode
 from sparsecode_estimators.datasets import ActivationStore, load_activations
-from sparsecode_estimators.datasets.activations import TINY_GPT2
 from sparsecode_estimators.datasets.documents import read_documents
+from sparsecode_estimators.datasets.language_models import TINY_GPT2
 from sparsecode_estimators.formats import save
 from sparsecode_estimators.interpret import splice_scores
 from sparsecode_estimators.metrics import (

@@ -73,7 +73,7 @@ def no_window():
 @pytest.fixture(scope="module")
 def tokenizer():
     """That of the small GPT-2 of the package."""
-    from sparsecode_estimators.datasets.activations import TINY_GPT2
+    from sparsecode_estimators.datasets.language_models import TINY_GPT2
 
     return pytest.importorskip("transformers").AutoTokenizer.from_pretrained(TINY_GPT2)
 
@@ -81,7 +81,7 @@ def tokenizer():
 @pytest.fixture
 def tiny():
     """The small GPT-2 of the package, for hooks of one test."""
-    from sparsecode_estimators.datasets.activations import TINY_GPT2
+    from sparsecode_estimators.datasets.language_models import TINY_GPT2
 
     transformers = pytest.importorskip("transformers")
     return transformers.GPT2Model.from_pretrained(TINY_GPT2).float().eval()

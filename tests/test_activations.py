@@ -13,8 +13,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from sparsecode_estimators.datasets import load_activations, load_gpt2_activations
-from sparsecode_estimators.datasets.activations import TINY_GPT2
 from sparsecode_estimators.datasets.hooks import HOOKS, find_blocks
+from sparsecode_estimators.datasets.language_models import TINY_GPT2
 from sparsecode_estimators.interpret import splice_scores
 
 transformers = pytest.importorskip("transformers")

@@ -570,11 +570,13 @@ def test_keys_of_every_form_are_masked(key, tmp_path):
     assert {h["authorization"] for h in server.headers} == {f"Bearer {key}"}
     assert answers[0].reason == "the server says 400: 'no such key: [key]'"
     assert "[key]" in answers[1].reason
-    assert answers[2].text == "say: [key]"
+    # a short one may be a word like others
+    assert answers[2].text == ("say: [key]" if len(key) >= 8 else f"say: {key}")
     assert len(server.requests) == 2 + 2 + 1  # a key in the journal hides no answer
     records = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
     assert {r["event"] for r in records} == {"sent", "fault", "answer"}
-    assert all(f"key: {key}" not in str(r) and f"say: {key}" not in str(r) for r in records)
+    assert all(f"key: {key}" not in str(r) for r in records)
+    assert len(key) < 8 or key not in (tmp_path / "j").read_text()
 
 
 def test_a_server_without_a_key_may_answer_with_any_word():

@@ -9,6 +9,7 @@ from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
 
 from sparsecode_estimators import SAEEncoder, SparseCodingEncoder, kernels, sparse_encode
 from sparsecode_estimators.estimators import arrays, learned
+from sparsecode_estimators.inference import alpha_max
 from sparsecode_estimators.learning import dictionary
 from sparsecode_estimators.learning.atoms import ATOM_UPDATES, initial_dictionary
 from sparsecode_estimators.learning.online import Moments
@@ -160,7 +161,7 @@ def test_alpha_falls_to_its_value(n_components, alpha):
     X = torch.tensor(planted(300, 8, 12, 2, seed=1420)[0])
     D = initial_dictionary(X, n_components, torch.Generator().manual_seed(0))
     rules = dictionary.Rules(alpha)
-    half = 0.5 * dictionary.alpha_max(X, D, positive=True).median().item()
+    half = 0.5 * alpha_max(X, D, positive=True).median().item()
     path = np.array(dictionary.annealing(X, D, rules, 50))
     assert len(path) == 50
     assert path[0] == pytest.approx(max(half, alpha))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparsecode_estimators.datasets import decode_tokens, load_activations
-from sparsecode_estimators.datasets.activations import TINY_GPT2
+from sparsecode_estimators.datasets.language_models import TINY_GPT2
 
 transformers = pytest.importorskip("transformers")
 

@@ -22,7 +22,7 @@ from sparsecode_estimators.datasets import (
     load_activations,
     store_files,
 )
-from sparsecode_estimators.datasets.activations import TINY_GPT2
+from sparsecode_estimators.datasets.language_models import TINY_GPT2
 
 transformers = pytest.importorskip("transformers")
 

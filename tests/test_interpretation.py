@@ -298,6 +298,8 @@ def test_one_object_is_read(text, value):
         "{'a': 1}",
         '{"a": __import__("os").getpid()}',
         '{"a": 1',
+        '{"a": 1, "more": {"a": 2}, ',
+        '{"a": "an unescaped {"a": "quote"}',
         '{"a": ' * 100_000,
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from chat_server import serving
 
 from sparsecode_estimators.datasets import ActivationStore
-from sparsecode_estimators.datasets.activations import TINY_GPT2
+from sparsecode_estimators.datasets.language_models import TINY_GPT2
 from sparsecode_estimators.formats import load
 
 pytest.importorskip("openai")

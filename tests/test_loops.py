@@ -32,9 +32,12 @@ def test_without_numba_the_definition_serves(solver, n_components, monkeypatch):
 @pytest.mark.parametrize("solver", LOOPS)
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize("warm", [True, False])
-def test_a_row_does_not_depend_on_others_or_threads(solver, positive, warm, monkeypatch):
+@pytest.mark.parametrize(("dtype", "atol"), [(np.float32, 1e-5), (np.float64, 1e-9)])
+def test_a_row_does_not_depend_on_others_or_threads(
+    solver, positive, warm, dtype, atol, monkeypatch
+):
     X, _, D = planted(300, 20, 100, 5, seed=196, positive=positive)
-    X, D = X.astype(np.float32), D.astype(np.float32)
+    X, D = X.astype(dtype), D.astype(dtype)
     guess = X @ D.T
     guess[np.abs(guess) < 0.3] = 0
 
@@ -47,4 +50,4 @@ def test_a_row_does_not_depend_on_others_or_threads(solver, positive, warm, monk
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     np.testing.assert_array_equal(codes(np.arange(300)), alone)
     order = np.random.default_rng(5).permutation(300)
-    np.testing.assert_allclose(codes(order), alone[order], atol=1e-5)
+    np.testing.assert_allclose(codes(order), alone[order], atol=atol)

@@ -114,6 +114,10 @@ def test_recovery_hides_no_score():
     # of scores between 0 and 1 the interval leaves the axis
     left, right = RecoveryDisplay.from_results({"a": [0.1, 0.9]}).ax_.get_xlim()
     assert (left, right) == (-0.02, 1.02)
+    levels = RecoveryDisplay.from_results({"a": [0.2, 0.4]}, chance=-0.5, ceiling=1.3)
+    left, right = levels.ax_.get_xlim()
+    assert left < -0.5
+    assert right > 1.3
 
 
 def test_recovery_measures(data, sae):

@@ -22,7 +22,7 @@ from sparsecode_estimators import (
     UnrolledEncoder,
 )
 from sparsecode_estimators.datasets import load_activations
-from sparsecode_estimators.datasets.activations import TINY_GPT2
+from sparsecode_estimators.datasets.language_models import TINY_GPT2
 from sparsecode_estimators.interpret import splice_scores
 from sparsecode_estimators.interpret.resampling import percentile_intervals
 

@@ -416,3 +416,28 @@ def test_batch_topk_keeps_as_many_codes_at_inference(n_epochs):
     assert sae.threshold_.shape == ()
     assert (sae.transform(X[:2000]) != 0).sum(1).mean() == pytest.approx(5, rel=1e-3)
     assert (sae.transform(X[2000:]) != 0).sum(1).mean() == pytest.approx(5, rel=0.1)
+
+
+# torch scripts its rules for derivatives
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "gated", "topk"])
+def test_modules_can_be_transformed(activation):
+    """As interpretability needs Jacobians of encoders."""
+    options = {"n_nonzero_coefs": 3} if activation == "topk" else {}
+    sae = SAEEncoder(16, activation=activation, max_iter=3, random_state=0, **options).fit(X)
+    module = sae.to_module()
+    x = torch.as_tensor(X[:2], dtype=next(module.parameters()).dtype)
+
+    def one(row):
+        return module(row[None])[0]
+
+    if activation != "topk":  # whose places are looked up row by row
+        torch.testing.assert_close(torch.func.vmap(one)(x), module(x))
+        by_row = torch.func.jacrev(one)(x[0])
+        torch.testing.assert_close(torch.func.jvp(one, (x[0],), (x[1],))[1], by_row @ x[1])
+    torch.autograd.functional.jacobian(one, x[0])
+
+
+def test_no_explained_variance_where_codes_are_known(capsys):
+    SAEEncoder(16, objective="codes", max_iter=1, verbose=1).fit(X, CODES)
+    assert "explained" not in capsys.readouterr().out

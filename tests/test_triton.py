@@ -6,7 +6,6 @@ they mean the right thing but not that they run on a device.
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,13 +228,24 @@ def test_solvers_reach_the_same_codes_through_the_kernels(monkeypatch):
         np.testing.assert_allclose(codes.cpu(), expected, atol=1e-7)
 
 
+class OnCuda:
+    """Atoms on a device that need not be there."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, n_components):
+        self.n_components = n_components
+
+    def __len__(self):
+        return self.n_components
+
+
 def test_the_kernels_serve_small_dictionaries_on_cuda_only(monkeypatch):
-    row = SimpleNamespace(device=torch.device("cuda", 0))
     assert fused.__wrapped__("cuda", torch.device(DEVICE)) is cuda
     monkeypatch.setattr(kernels, "fused", lambda name, device: cuda)
-    assert kernels._make(row, torch.zeros(64, 3)) is cuda
-    assert kernels._make(row, torch.zeros(65, 3)) is reference
-    assert kernels._make(torch.zeros(2, 3), torch.zeros(64, 3)) is not cuda
+    assert kernels._make(OnCuda(64)) is cuda
+    assert kernels._make(OnCuda(65)) is reference
+    assert kernels._make(torch.zeros(64, 3)) is not cuda
 
 
 @pytest.mark.parametrize("failure", ["no Triton", "does not compile", "wrong answer"])
@@ -254,9 +264,8 @@ def test_the_definition_serves_where_triton_fails(failure, monkeypatch):
     found = fused.__wrapped__("cuda", torch.device(DEVICE))
     assert found is None
     monkeypatch.setattr(kernels, "fused", lambda name, device: found)
-    row = SimpleNamespace(device=torch.device("cuda", 0))
-    assert kernels._make(row, torch.zeros(16, 3)) is reference
-    assert not kernels.accelerated(torch.zeros(16, 3))
+    assert kernels._make(OnCuda(16)) is reference
+    assert not kernels.accelerated(OnCuda(16))
 
 
 AHEAD = """

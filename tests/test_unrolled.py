@@ -297,3 +297,6 @@ def test_fitted_weights_are_what_they_are():
         encoder = UnrolledEncoder(16, weights=weights, max_iter=2, random_state=0).fit(X)
         codes = encoder.transform(X)
         np.testing.assert_array_equal(encoder.set_params(weights=other).transform(X), codes)
+    one = UnrolledEncoder(1, weights="analytic", max_iter=1, random_state=0).fit(X)
+    codes = one.transform(X)
+    np.testing.assert_array_equal(one.set_params(weights="learned").transform(X), codes)

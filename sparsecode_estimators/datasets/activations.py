@@ -15,7 +15,7 @@ from .documents import read_documents
 from .extraction import Extractor, Memory, ahead
 from .extraction_store import Stores, Target
 from .hooks import HOOKS
-from .language_models import TINY_GPT2, name_of, resolve_tokenizer, stable_name
+from .language_models import name_of, of_package, resolve_tokenizer, stable_name
 from .preparation import prepare
 from .store import ActivationStore
 from .store_files import MANIFEST
@@ -65,10 +65,10 @@ def load_activations(
           (``.jsonl``), each a document or a row; or a folder of these (``.txt``, ``.md``,
           ``.rst``, ``.jsonl``), read in the order of their names.
     model : str, path or transformers model
-        The name of a model on the Hugging Face hub, the folder of a saved one,
-        or a loaded one. A loaded model is used where it lies and as it is, with its own hooks,
-        in evaluation mode. Decoders (GPT-2, Llama, Qwen, ...) and encoders (BERT,
-        ...) alike.
+        The name of a model on the Hugging Face hub, the folder of a saved one, "tiny" for the
+        small GPT-2 in this package, or a loaded one. A loaded model is used where it lies and
+        as it is, with its own hooks, in evaluation mode. Decoders (GPT-2, Llama, Qwen, ...) and
+        encoders (BERT, ...) alike.
     layer : int or list of int
         Which block, from 0 to the number of layers minus 1. Of several all are taken in one
         pass.
@@ -188,9 +188,8 @@ def load_activations(
     Examples
     --------
     >>> from sparsecode_estimators.datasets import load_activations
-    >>> from sparsecode_estimators.datasets.activations import TINY_GPT2 as folder
     >>> texts = ["Return a copy of the list.", "The list is empty."]
-    >>> bunch = load_activations(texts, model=folder, layer=2, hook="mlp_out", drop_first=False)
+    >>> bunch = load_activations(texts, model="tiny", layer=2, hook="mlp_out", drop_first=False)
     >>> bunch.data.shape == (len(bunch.tokens), 160)
     True
     >>> "".join(bunch.tokens[bunch.document_ids == 1])
@@ -201,7 +200,7 @@ def load_activations(
     >>> import tempfile
     >>> place = tempfile.TemporaryDirectory()
     >>> bunch = load_activations(
-    ...     texts, model=folder, layer=[2, 4], dtype="float16", store=place.name + "/tiny"
+    ...     texts, model="tiny", layer=[2, 4], dtype="float16", store=place.name + "/tiny"
     ... )
     >>> for key, rows in bunch.data.items():
     ...     print(key, rows.shape[1], rows.stored_dtype, len(rows) == len(rows.token_ids))
@@ -209,6 +208,7 @@ def load_activations(
     (4, 'resid_pre') 160 float16 True
     >>> place.cleanup()
     """
+    model, tokenizer = of_package(model), of_package(tokenizer)
     is_single = not isinstance(layer, (list, tuple)) and not isinstance(hook, (list, tuple))
     where = _layers_and_hooks(layer, hook)
     check_choice("dtype", dtype, tuple(TORCH))
@@ -270,7 +270,7 @@ def load_activations(
     return Bunch(
         data=data[0] if is_single else dict(zip(where, data, strict=True)),
         **found,
-        model=name_of(model),
+        model=stable_name(name_of(model)),
         layer=where[0][0] if is_single else layer,
         hook=hook,
     )
@@ -319,11 +319,7 @@ def load_gpt2_activations(
     >>> sorted(set(bunch.document_ids.tolist()))
     [0, 2]
     """
-    is_tiny = isinstance(model, str) and model == "tiny"
-    bunch = load_activations(texts, layer=layer, model=TINY_GPT2 if is_tiny else model, **options)
-    if is_tiny:
-        bunch.model = "tiny"
-    return bunch
+    return load_activations(texts, layer=layer, model=model, **options)
 
 
 def decode_tokens(token_ids: Any, tokenizer: Any) -> NDArray[np.object_]:
@@ -355,8 +351,7 @@ def decode_tokens(token_ids: Any, tokenizer: Any) -> NDArray[np.object_]:
     >>> "".join(decode_tokens(bunch.token_ids, "tiny"))
     'Return a list.'
     """
-    is_tiny = isinstance(tokenizer, str) and tokenizer == "tiny"
-    reader = resolve_tokenizer(TINY_GPT2 if is_tiny else tokenizer, None)
+    reader = resolve_tokenizer(of_package(tokenizer), None)
     return decode_each(reader, np.asarray(token_ids))
 
 

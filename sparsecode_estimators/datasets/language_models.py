@@ -179,9 +179,14 @@ def name_of(model: Any) -> str:
     return getattr(model, "name_or_path", "") or type(model).__name__
 
 
+def of_package(source: Any) -> Any:
+    """The folder of the model that this package brings for "tiny"; all else as it is."""
+    return TINY_GPT2 if isinstance(source, str) and source == "tiny" else source
+
+
 def stable_name(name: Any) -> Any:
     """What a store calls a model or tokenizer: "tiny" is the same wherever it is installed."""
-    is_ours = isinstance(name, str) and PurePath(name).parts[-2:] == TINY_GPT2.parts[-2:]
+    is_ours = isinstance(name, str) and PurePath(name).parts[-3:] == TINY_GPT2.parts[-3:]
     return "tiny" if is_ours else name
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..learning.activations import (
@@ -172,8 +173,8 @@ _SAME_RUN = (
 def _digest(rows: Rows) -> str:
     """Of every number in the rows, in whatever batches they are read."""
     digest = hashlib.sha256()
-    for batch in rows.batches(1):
-        digest.update(batch.cpu().contiguous().numpy().data)
+    for batch in Rows(rows.source, rows.dtype, torch.device("cpu"), rows.factor).batches(1):
+        digest.update(batch.contiguous().numpy().data)
     return digest.hexdigest()
 
 

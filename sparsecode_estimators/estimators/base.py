@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ..inference import alpha_max
+from ..inference import usual_alpha_max
 from ..kernels.shared import FLOOR
 from .arrays import Rows, collect, read_codes, read_rows, resolve_device, to_shared, to_tensor
 
@@ -41,13 +41,13 @@ def make_generator(random_state: Any) -> torch.Generator:
 def auto_alpha(
     X: Tensor, D: Tensor, fraction: float, *, positive: bool, weights: Tensor | None = None
 ) -> float:
-    """A share of the median ``alpha_max``: scales with X, so that codes scale with it too.
+    """A share of the median ``alpha_max`` of rows that have codes: scales with X, as codes then do.
 
     That of fewer rows, evenly spread, where the product with all atoms would take long.
     """
     n = max(LEAST_ROWS, ALPHA_WORK // D.numel())
     X = X[:: -(-len(X) // n)]
-    return fraction * alpha_max(X, D, positive=positive, weights=weights).median().item()
+    return fraction * usual_alpha_max(X, D, positive=positive, weights=weights)
 
 
 def thawed(estimator: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,9 +74,10 @@ class Watch:
         epoch = history.epochs[-1]
         if self.estimator.verbose:
             explained = 1 - 2 * epoch.energy / self.n_features
+            known = "" if math.isnan(explained) else f"explained variance {explained:.4f}, "
             print(  # noqa: T201
                 f"epoch {iteration + 1}/{self.n_epochs}: loss {epoch.loss * self.scale**2:.6g}, "
-                f"explained variance {explained:.4f}, {epoch.l0:.1f} active, {epoch.n_dead} dead, "
+                f"{known}{epoch.l0:.1f} active, {epoch.n_dead} dead, "
                 f"{self.n_rows / max(epoch.seconds, 1e-9):,.0f} rows/s"
             )
         if self.present is None:

@@ -291,7 +291,9 @@ class UnrolledEncoder(BaseSparseEncoder):
 
     @property
     def _is_analytic(self) -> bool:
-        """Of the fitted encoder; weights of one atom look the same."""
+        """Of the fitted encoder; one step for one atom looks the same."""
+        if len(self.step_sizes_) > 1:
+            return len(self.encoder_coefs_) == 1
         if self.n_components_ == 1:
             return self.weights == "analytic"
         return len(self.encoder_intercepts_[0]) < self.n_components_

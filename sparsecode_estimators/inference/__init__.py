@@ -21,7 +21,7 @@ from .lca import lca
 from .least_squares import debias as debiased
 from .matching_pursuit import ols, omp
 from .mp import mp
-from .problem import Atoms, KSparse, Lasso, alpha_max
+from .problem import Atoms, KSparse, Lasso, alpha_max, usual_alpha_max
 from .replacement import omp_replacement
 from .solution import Solution
 from .stagewise import stagewise
@@ -38,6 +38,7 @@ __all__ = [
     "choose",
     "lasso_path",
     "solve",
+    "usual_alpha_max",
 ]
 
 

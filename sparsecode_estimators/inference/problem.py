@@ -23,6 +23,15 @@ def alpha_max(X: Tensor, D: Tensor, *, positive: bool, weights: Tensor | None = 
     return _largest(correlations if weights is None else correlations / weights, positive=positive)
 
 
+def usual_alpha_max(
+    X: Tensor, D: Tensor, *, positive: bool, weights: Tensor | None = None
+) -> float:
+    """The median of :func:`alpha_max` over rows that have codes at all; 0 if none has."""
+    found = alpha_max(X, D, positive=positive, weights=weights)
+    found = found[found > 0]
+    return found.median().item() if len(found) else 0.0
+
+
 def _largest(correlations: Tensor, *, positive: bool) -> Tensor:
     return correlations.amax(1).clamp(min=0) if positive else correlations.abs().amax(1)
 
@@ -169,10 +178,15 @@ class Lasso(Problem):
     def certified(
         self, gap: Tensor, tol: float | None, rows: Tensor | slice = slice(None)
     ) -> Tensor:
-        """Whether gaps are at most ``tol·½‖x‖²``; never for None, nor where they overflow."""
+        """Whether gaps are at most ``tol·½‖x‖²``; never for None, nor where squares overflow.
+
+        Nor where they vanish though the row does not.
+        """
         if tol is None:
             return torch.zeros_like(gap, dtype=torch.bool)
-        return (gap <= tol * self.scale[rows]) & gap.isfinite()
+        scale = self.scale[rows]
+        measured = scale.isfinite() & gap.isfinite() & ((scale > 0) | ~self.X[rows].any(1))
+        return (gap <= tol * scale) & measured
 
     def gradient(self, codes: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """Gradient of the smooth part, ``−(x − sD)Dᵀ + ridge·s``, shape (n, n_components)."""

@@ -1,6 +1,7 @@
 """Structured answers: strict JSON of one shape, one attempt to repair, then a failure."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -91,6 +92,9 @@ def read_object(text: str, key: str | None = None) -> dict[str, Any]:
     return wanted[0]
 
 
+_BEGINS = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:')  # as a brace among words does not
+
+
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """All valid JSON objects, at least one; those inside others are parts of these."""
     decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -103,6 +107,8 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             raise ValueError("the JSON object is nested too deeply") from error
         except json.JSONDecodeError as error:
             problem, end = f"the JSON object is not valid: {error.msg}", start + 1
+            if _BEGINS.match(text, start):  # and is broken, or cut: what is in it is no answer
+                raise ValueError(problem) from error
         else:
             found += 1
             yield value

@@ -39,16 +39,23 @@ class Connection:
         parts = urlsplit(str(self._openai.base_url))
         self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         password = parts.password or ""
-        self._secrets = _pattern({"" if key == _NO_KEY else key, password, unquote(password)})
+        secrets = {"" if key == _NO_KEY else key, password, unquote(password)}
+        self._secrets = _pattern(secrets)
+        self._long = _pattern({secret for secret in secrets if len(secret) >= _WORD})
 
     def close(self) -> None:
         self._openai.close()
 
     def clean(self, text: str) -> str:
-        """The text without the key, which a server may repeat, and as UTF-8 can hold it."""
-        if self._secrets is not None:
-            text = self._secrets.sub("[key]", text)
-        return text.encode("utf-8", "replace").decode()
+        """The text without the key, which a server may repeat, and as UTF-8 can hold it.
+
+        A short key may be a word like others, such as "token", and stays.
+        """
+        return _without(self._long, text)
+
+    def clean_reason(self, text: str) -> str:
+        """The same for what went wrong, without short keys either."""
+        return _without(self._secrets, text)
 
     def fetch(self, model: str, messages: Messages, parameters: Mapping[str, Any]) -> Reply:
         """Send one request, once, and read the reply.
@@ -71,16 +78,16 @@ class Connection:
             billed = _was_open(error.__cause__ or error)
             raise Fault(reason, again=True, billed=billed) from error
         except openai.APIStatusError as error:
-            response, body = error.response, self.clean(error.response.text)
+            response, body = error.response, self.clean_reason(error.response.text)
             raise read_status(response.status_code, response.headers, body) from error
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            reason = self.clean(f"the connection failed ({type(cause).__name__}: {cause})")
+            reason = self.clean_reason(f"the connection failed ({type(cause).__name__}: {cause})")
             raise Fault(reason, again=True, billed=_was_open(cause)) from error
         except (openai.OpenAIError, *_UNREADABLE) as error:
-            reason = self.clean(f"the reply cannot be read ({type(error).__name__}: {error})")
-            raise Fault(reason, again=True, billed=True) from error
-        return read_reply(body, self.clean)
+            reason = f"the reply cannot be read ({type(error).__name__}: {error})"
+            raise Fault(self.clean_reason(reason), again=True, billed=True) from error
+        return read_reply(body, self.clean, self.clean_reason)
 
 
 def _checked_key(base_url: str | None, api_key: str | None) -> str:
@@ -124,6 +131,11 @@ def _pattern(secrets: set[str]) -> re.Pattern[str] | None:
         return None
     # the longest first, as one may be a part of another
     return re.compile("|".join(text for _, text in sorted(found, reverse=True)))
+
+
+def _without(secrets: re.Pattern[str] | None, text: str) -> str:
+    text = text if secrets is None else secrets.sub("[key]", text)
+    return text.encode("utf-8", "replace").decode()
 
 
 def _connect(base_url: str | None, key: str, timeout: float) -> Any:

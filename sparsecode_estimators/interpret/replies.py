@@ -66,15 +66,18 @@ class Fault(Exception):
         self.billed, self.usage, self.final = billed, usage, final
 
 
-def read_reply(body: str, clean: Callable[[str], str] = str) -> Reply:
+def read_reply(
+    body: str, clean: Callable[[str], str] = str, clean_reason: Callable[[str], str] = str
+) -> Reply:
     """The answer in the body of a reply with status 200.
 
     Parameters
     ----------
     body : str
-    clean : callable
-        Takes out of a text what must not be repeated. Texts are cleaned when JSON has been
-        decoded, which can write one text in many ways, and before they are cut short.
+    clean, clean_reason : callable
+        Take out of an answer, and of what is wrong with one, what must not be repeated. Texts
+        are cleaned when JSON has been decoded, which can write one text in many ways, and before
+        they are cut short.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def read_reply(body: str, clean: Callable[[str], str] = str) -> Reply:
     """
 
     def short(value: Any) -> str:
-        return _short(value, clean)
+        return _short(value, clean_reason)
 
     try:
         content = json.loads(body)

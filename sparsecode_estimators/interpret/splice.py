@@ -18,7 +18,7 @@ from ..datasets.checks import check_choice, check_integer
 from ..datasets.documents import read_documents
 from ..datasets.extraction import forward_options
 from ..datasets.hooks import HOOKS, Site, evaluating, find_sites, replaced, run_until, text_config
-from ..datasets.language_models import input_device, resolve_model
+from ..datasets.language_models import input_device, of_package, resolve_model
 from ..datasets.preparation import prepare
 from ..datasets.windows import Windows, to_device
 from .splice_result import SpliceScores, SpliceSums
@@ -60,7 +60,7 @@ def splice_scores(
     Parameters
     ----------
     model : str, path or transformers model
-        A causal language model with its head: a name or folder, or a loaded
+        A causal language model with its head: a name or folder, "tiny", or a loaded
         ``AutoModelForCausalLM``.
     estimator : fitted transformer
         ``inverse_transform(transform(X))`` is what is spliced in: any encoder of this package,
@@ -121,12 +121,11 @@ def splice_scores(
     --------
     >>> from sklearn.decomposition import PCA
     >>> from sparsecode_estimators.datasets import load_activations
-    >>> from sparsecode_estimators.datasets.activations import TINY_GPT2 as folder
     >>> from sparsecode_estimators.interpret import splice_scores
     >>> texts = ["Return a copy of the list.", "Raise an error if the list is empty."] * 4
-    >>> rows = load_activations(texts, model=folder, layer=2).data
+    >>> rows = load_activations(texts, model="tiny", layer=2).data
     >>> few, many = (
-    ...     splice_scores(folder, PCA(n).fit(rows), texts, layer=2, random_state=0)
+    ...     splice_scores("tiny", PCA(n).fit(rows), texts, layer=2, random_state=0)
     ...     for n in (1, 10)
     ... )
     >>> few.loss_recovered < many.loss_recovered
@@ -134,6 +133,7 @@ def splice_scores(
     >>> few.ce_original == many.ce_original
     True
     """
+    model, tokenizer = of_package(model), of_package(tokenizer)
     check_choice("hook", hook, HOOKS)
     check_integer("layer", layer, 0)
     check_integer("context_length", context_length, 2)

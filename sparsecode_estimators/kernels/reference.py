@@ -166,7 +166,7 @@ def largest_ratio(products: Tensor, penalty: Tensor, *, positive: bool) -> Tenso
     """The most that a product is of its atom's penalty, at least 0, shape (n,)."""
     sizes = products.clamp(min=0) if positive else products.abs()
     # 0/0 is a zero residual, or a row that no atom points along: any multiple is feasible
-    return (sizes / penalty).nan_to_num(0.0, torch.inf).amax(1)
+    return (sizes / penalty).nan_to_num(0.0, torch.inf).amax(1) + 0.0  # and not -0.0
 
 
 def gap_of(energy: Tensor, agreement: Tensor, length: Tensor, ratio: Tensor) -> Tensor:

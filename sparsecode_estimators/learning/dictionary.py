@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..inference import Lasso, Solution, alpha_max, solve
+from ..inference import Lasso, Solution, solve, usual_alpha_max
 from ..inference.fista import fista
 from .atoms import ATOM_UPDATES, allowed, duplicates, initial_dictionary
 
@@ -144,7 +144,7 @@ def annealing(X: Tensor, D: Tensor, rules: Rules, max_iter: int) -> list[float]:
 
 def annealing_top(X: Tensor, D: Tensor, rules: Rules) -> float:
     """Where alpha starts: half the median alpha_max, but not below its value."""
-    top = START_FRACTION * alpha_max(X, D, positive=rules.positive).median().item()
+    top = START_FRACTION * usual_alpha_max(X, D, positive=rules.positive)
     return max(top, rules.alpha)
 
 

@@ -109,7 +109,8 @@ class RecoveryDisplay:
         level(self.ax_, self.ceiling, "ceiling", upright=True)
         self.ax_.set_yticks(range(len(means)), list(means))
         self.ax_.set(xlabel=self.metric, ylim=(len(means) - 0.5, -0.5))
-        self._limit(np.concatenate([np.ravel(values) for values in self.scores.values()]))
+        levels = [level for level in (self.chance, self.ceiling) if level is not None]
+        self._limit(np.concatenate([*map(np.ravel, self.scores.values()), levels]))
         if self.chance is not None or self.ceiling is not None:
             self.ax_.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
         bare(self.ax_)
