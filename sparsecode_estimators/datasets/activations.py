@@ -208,6 +208,7 @@ def load_activations(
     (4, 'resid_pre') 160 float16 True
     >>> place.cleanup()
     """
+    name = name_of(model)
     model, tokenizer = of_package(model), of_package(tokenizer)
     is_single = not isinstance(layer, (list, tuple)) and not isinstance(hook, (list, tuple))
     where = _layers_and_hooks(layer, hook)
@@ -248,7 +249,7 @@ def load_activations(
         found = _in_memory(extractor, blocks, prepared.tokenizer)
     else:
         settings = {
-            "model": stable_name(name_of(model)),
+            "model": stable_name(name),
             "tokenizer": stable_name(name_of(prepared.tokenizer)),
             "context_length": int(context_length),
             "long_texts": long_texts,
@@ -270,7 +271,7 @@ def load_activations(
     return Bunch(
         data=data[0] if is_single else dict(zip(where, data, strict=True)),
         **found,
-        model=stable_name(name_of(model)),
+        model=name,
         layer=where[0][0] if is_single else layer,
         hook=hook,
     )
