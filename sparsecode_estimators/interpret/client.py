@@ -36,8 +36,9 @@ class ChatClient:
         environment go there only.
     api_key : str, default=None
         Never written to the journal, a log or a ``repr``: where an answer or an error repeats
-        it, "[key]" stands instead, for one of fewer than 8 characters where it is a word of its
-        own. White space around it is not part of it. None: from the environment
+        it, "[key]" stands instead. One of fewer than 8 characters may be a word like others: it
+        stays in answers, and is looked for as a word of its own in errors. White space around it
+        is not part of it. None: from the environment
         (``OPENAI_API_KEY``), but only if `base_url` is None, too: no key goes to a server that
         it was not meant for.
     journal : str or Path, default=None
