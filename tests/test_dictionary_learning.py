@@ -344,6 +344,39 @@ def test_batches_learn_the_offset():
     assert coder.score(X + 5) > 0.99
 
 
+@pytest.mark.parametrize("scale", [2.0**45, 2.0**-45])
+@pytest.mark.parametrize(
+    ("rule", "batch_size"), [(rule, None) for rule in ATOM_UPDATES] + [("bcd", 100), ("mod", 100)]
+)
+def test_units_do_not_matter(rule, batch_size, scale):
+    X = planted(300, 8, 16, 3, seed=41)[0].astype(np.float32)
+    options = {"dict_update": rule, "batch_size": batch_size, **QUICK, "max_iter": 10}
+    ordinary = SparseCodingEncoder(16, alpha=0.1, **options).fit(X)
+    scaled = SparseCodingEncoder(16, alpha=0.1 * scale, **options).fit(X * np.float32(scale))
+    np.testing.assert_array_equal(scaled.components_, ordinary.components_)
+    np.testing.assert_allclose(scaled.loss_, ordinary.loss_ * scale**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [None, 100])
+def test_rows_whose_squares_overflow(batch_size):
+    X = planted(300, 8, 16, 3, seed=42)[0].astype(np.float32) * np.float32(1e19)
+    coder = SparseCodingEncoder(16, alpha=0.1, batch_size=batch_size, **QUICK)
+    with pytest.raises(ValueError, match=r"X is too large.*precision=.float64"):
+        coder.fit(X)
+    assert not hasattr(coder, "components_")
+    coder.set_params(precision="float64", alpha=1e18).fit(X)
+    assert np.isfinite(coder.components_).all()
+
+
+def test_a_later_chunk_whose_squares_overflow():
+    X = planted(300, 8, 16, 3, seed=43)[0].astype(np.float32)
+    coder = SparseCodingEncoder(16, alpha=0.1, batch_size=100, **QUICK).partial_fit(X)
+    before = coder.components_.copy()
+    with pytest.raises(ValueError, match="X is too large"):
+        coder.partial_fit(X * np.float32(1e25))
+    np.testing.assert_array_equal(coder.components_, before)
+
+
 def test_k_svd_says_that_it_needs_all_codes():
     X = planted(50, 8, 16, 3, seed=77)[0]
     coder = SparseCodingEncoder(16, dict_update="ksvd", batch_size=10)

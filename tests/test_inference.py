@@ -127,6 +127,21 @@ def test_debias_is_least_squares_on_the_support(solver, positive):
         np.testing.assert_allclose(s[support], least_squares(D[support].T, x)[0], atol=1e-6)
 
 
+def test_debias_of_atoms_that_are_alike_in_float32():
+    rng = np.random.default_rng(151)
+    base = rng.standard_normal((15, 40))
+    D = np.vstack([base, base + 0.01 * rng.standard_normal((15, 40))])
+    D = (D / np.linalg.norm(D, axis=1, keepdims=True)).astype(np.float32)
+    X = (planted(50, 40, 30, 6, seed=152)[1] @ D).astype(np.float32)
+    codes = sparse_encode(X, D, alpha=1e-3, debias=True)
+    pairs = ((codes[:, :15] != 0) & (codes[:, 15:] != 0)).any(1)
+    assert pairs.sum() > 5  # without them this would be easy
+    for x, s in zip(X.astype(float), codes.astype(float), strict=True):
+        A = D[s != 0].T.astype(float)
+        least = x - A @ np.linalg.lstsq(A, x, rcond=None)[0]
+        assert np.linalg.norm(x - s @ D) <= np.linalg.norm(least) + 1e-6 * np.linalg.norm(x)
+
+
 @given(problem=lasso_problems())
 def test_debias_never_raises_the_residual(problem):
     found = sparse_encode(*problem[:2], **problem.options, return_info=True)[1]

@@ -14,6 +14,7 @@ from ..learning.batches import epoch
 from ..learning.dictionary import (
     Rules,
     annealing,
+    check_squares,
     fresh_starts,
     learn_dictionary,
     resumed_start,
@@ -202,6 +203,7 @@ class DictionaryLearner(BaseSparseCoder):
         x = work.read(slice(0, len(work)))
         mean = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
         x = x - mean  # a far-away origin would hide what alpha is measured by
+        check_squares(x)
         with torch.no_grad():
             if resume:
                 D, offset = self._learned(work)
@@ -251,6 +253,7 @@ class DictionaryLearner(BaseSparseCoder):
         generator = generator or make_generator(self.random_state)
         x = work.sample(SAMPLE_ROWS)
         offset = x.mean(0) if self.fit_intercept else x.new_zeros(x.shape[1])
+        check_squares(x - offset)
         D = self._initial(x - offset, initial, work, generator)
         return begin(x - offset, D, offset, self._rules(), self._restarts(D), generator)
 

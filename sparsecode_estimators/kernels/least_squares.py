@@ -52,7 +52,8 @@ def least_squares(
 ) -> tuple[Tensor, int]:
     r"""Minimise :math:`\tfrac12\|x - uA\|^2` over the atoms A of each row, shape (n, k).
 
-    And the floating point operations that this took.
+    And the floating point operations that this took. Worked out in double precision, or atoms
+    that are alike would lose all digits of float32; the answer has the type of ``X``.
 
     Parameters
     ----------
@@ -70,7 +71,8 @@ def least_squares(
     spent = [0]
     solve = _non_negative if positive else _Atoms.newton
     parts = _parts(X, D, indices, valid, start, spent)
-    return torch.cat([solve(rows, values, free) for rows, values, free in parts]), spent[0]
+    values = torch.cat([solve(rows, values, free) for rows, values, free in parts])
+    return values.to(X.dtype), spent[0]
 
 
 def descend_on_support(
@@ -88,7 +90,7 @@ def descend_on_support(
     else:
         solved = [(rows.newton(values, free), free) for rows, values, free in parts]
     values, free = (torch.cat(t) for t in zip(*solved, strict=True))
-    return values, free, spent[0]
+    return values.to(X.dtype), free, spent[0]
 
 
 def _parts(
@@ -99,12 +101,12 @@ def _parts(
     for x, i, v, u in zip(
         *(t.split(size) for t in (X, indices, valid, start * valid)), strict=True
     ):
-        yield _Atoms.of(x, D[i] * v[..., None], spent), u, v
+        yield _Atoms.of(x.double(), D[i].double() * v[..., None], spent), u.double(), v
 
 
 @dataclass
 class _Atoms:
-    """Atoms of some rows, (n, k, n_features), and their products with each other.
+    """Atoms of some rows, (n, k, n_features), and their products with each other, as doubles.
 
     ``spent`` is one number, the operations so far, which all parts of a problem share.
     """

@@ -13,9 +13,19 @@ LARGEST = 16  # rows that say what direction a latent has
 NOISE = 0.3  # length of what disturbs an atom that starts at a row
 
 
+def magnitude(rows: Tensor) -> Tensor:
+    """The power of two at or below the largest entry of each row, shape (n, 1); 1 for zero rows.
+
+    To divide by it rounds nothing, and then squares neither overflow nor vanish.
+    """
+    largest = rows.abs().amax(1, keepdim=True)
+    return torch.where(largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1.0)
+
+
 def unit(atoms: Tensor) -> Tensor:
-    """Rows of length one; zero rows stay zero."""
-    return atoms / atoms.norm(dim=1, keepdim=True).clamp(min=torch.finfo(atoms.dtype).tiny)
+    """Rows of length one, however long or short; zero rows stay zero."""
+    atoms = atoms / magnitude(atoms)
+    return atoms / atoms.norm(dim=1, keepdim=True).clamp(min=1)
 
 
 def directions(X: Tensor, codes: Tensor) -> Tensor:
@@ -93,8 +103,10 @@ def block_coordinate(D: Tensor, gram: Tensor, cross: Tensor, *, positive: bool =
     """
     D = D.clone()
     used = torch.nonzero(gram.diagonal() > 0).squeeze(1).tolist()
+    scale = torch.maximum(magnitude(gram), magnitude(cross))  # an atom's direction has no scale
     # without the diagonal the pull of the others is left; rows are cut once, not in the loop
-    pulls, targets, atoms = (gram - gram.diag().diag()).unbind(0), cross.unbind(0), D.unbind(0)
+    pulls = ((gram - gram.diag().diag()) / scale).unbind(0)
+    targets, atoms = (cross / scale).unbind(0), D.unbind(0)
     transposed = D.T
     for j in used:
         atom = torch.addmv(targets[j], transposed, pulls[j], alpha=-1)

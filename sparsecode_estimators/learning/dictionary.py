@@ -166,6 +166,21 @@ def annealed(top: float, i: int, rounds: int, rules: Rules, n_components: int) -
     return halt * (low / halt) ** ((done - leg) / (1 - leg))
 
 
+def check_squares(X: Tensor) -> None:
+    """Refuse rows from whose squares nothing can be learned.
+
+    Raises
+    ------
+    ValueError
+        If their sum is not finite.
+    """
+    if not X.square().sum().isfinite():
+        raise ValueError(
+            f"X is too large to learn from: squares of entries up to {X.abs().max():.3g} overflow "
+            f"{X.dtype}. Divide X by a constant, and alpha with it, or set precision='float64'."
+        )
+
+
 def learn_dictionary(
     X: Tensor,
     starts: list[Start],

@@ -21,6 +21,7 @@ from .dictionary import (
     annealed,
     annealing_top,
     badly_explained,
+    check_squares,
     dictionaries,
     objective,
     survivors,
@@ -172,6 +173,7 @@ class Online:
         memory : float
             Rows to which the past is limited: those of one pass, where they come again.
         """
+        check_squares(x)
         past = min(self.rows, memory)
         keep = (past / (past + len(x))) ** FORGET
         alpha = annealed(self.top, self.steps, self.rounds, rules, len(self.best.D))
