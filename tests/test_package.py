@@ -1,4 +1,4 @@
-"""The package as users get it: files, pickles, imports, the README, grid searches."""
+"""The package as users get it: files, pickles, imports, grid searches."""
 
 import json
 import pickle
@@ -156,12 +156,3 @@ def test_two_threads_equal_one():
     )
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-
-
-def test_readme_examples_run(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 2
-    namespace: dict = {"__name__": "readme"}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
-    assert any("GridSearchCV" in block for block in blocks)

@@ -128,7 +128,8 @@ class MLPEncoder(BaseSparseEncoder):
     Attributes
     ----------
     components_ : ndarray of shape (n_components_, n_features)
-        The dictionary; learned atoms have unit norm.
+        The dictionary. Learned atoms have unit norm; with ``objective="codes"`` they are the
+        least-squares ones, of any length.
     intercept_ : ndarray of shape (n_features,)
         The offset b.
     input_intercept_ : ndarray of shape (n_features_in_,)

@@ -48,8 +48,8 @@ class SAEEncoder(BaseSparseEncoder):
         ``(n_components, n_features)`` and returns the array.
     dict_init : array-like of shape (n_components, n_features) or None, default=None
         Where the dictionary starts, brought to unit norm. None: at random rows. The encoder
-        starts at the same directions, for k-sparse codes scaled by least squares so that
-        reconstructions have the right length.
+        starts at the same directions, scaled by one number so that reconstructions have the
+        right length.
     objective : {"reconstruction", "codes", "targets"}, default="reconstruction"
         "codes": learn from known codes, ``fit(X, codes)``, by ``½‖s_true − s‖²``; the
         dictionary is then the least-squares one, unless it is given. "targets": codes of X
@@ -126,7 +126,8 @@ class SAEEncoder(BaseSparseEncoder):
     Attributes
     ----------
     components_ : ndarray of shape (n_components_, n_features)
-        The dictionary; learned atoms have unit norm.
+        The dictionary. Learned atoms have unit norm; with ``objective="codes"`` they are the
+        least-squares ones, of any length.
     intercept_ : ndarray of shape (n_features,)
         The offset b.
     input_intercept_ : ndarray of shape (n_features_in_,)
