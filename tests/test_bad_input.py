@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from problems import planted
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
 from sparsecode_estimators import (
@@ -278,6 +279,67 @@ def test_weights_need_atoms_to_belong_to():
         ITORefiner(dictionary=D, weights=np.ones(3)).fit(X)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "omp"}, "solver='omp' gives k-sparse codes"),
+        ({"weights": [1, 2]}, r"weights has shape \(2,\).*\(16,\)"),
+        ({"weights": np.zeros(16)}, "weights must be finite and above 0"),
+        ({"dictionary": D[:5]}, "dictionary has 5 atoms but n_components=16"),
+        ({"n_nonzero_coefs": 2, "ridge": 0.5}, "ridge=0.5 belongs to the penalty"),
+    ],
+)
+def test_ito_looks_at_its_own_parameters_before_the_fit_of_its_encoder(
+    options, message, monkeypatch
+):
+    monkeypatch.setattr(SAEEncoder, "fit", lambda *_: pytest.fail("this may have taken hours"))
+    with pytest.raises(ValueError, match=message):
+        ITORefiner(SAEEncoder(16), **options).fit(X)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+@pytest.mark.parametrize("make", TRAINED)
+def test_numbers_beyond_the_type_of_training(make):
+    with pytest.raises(ValueError, match=r"X has numbers beyond torch.float32.*precision="):
+        make(16, max_iter=2).fit(X * 1e100)
+    with pytest.raises(ValueError, match=r"y has numbers beyond torch.float32"):
+        make(16, max_iter=2, objective="targets").fit(X, X * 1e100)
+    assert np.isfinite(make(16, max_iter=2, precision="float64").fit(X * 1e100).loss_)
+
+
+def test_exhaustive_search_names_its_limit_before_learning(monkeypatch):
+    monkeypatch.setattr(SparseCodingEncoder, "_learn", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(ValueError, match="supports of at most 8 of 64 atoms"):
+        SparseCodingEncoder(64, n_nonzero_coefs=8, solver="l0").fit(X)
+
+
+def test_a_dictionary_is_known_or_where_learning_begins():
+    with pytest.raises(ValueError, match="dictionary and dict_init are both given"):
+        SparseCodingEncoder(dictionary=D, dict_init=D).fit(X)
+
+
+def test_weights_of_atoms_that_were_given_end_where_learning_goes_on():
+    coder = SparseCodingEncoder(dictionary=D, weights=np.full(16, 50.0)).fit(X)
+    coder.set_params(dictionary=None, weights=None, warm_start=True, max_iter=3)
+    for call in (coder.fit, coder.partial_fit):
+        with pytest.raises(ValueError, match="the last fit had weights"):
+            call(X)
+
+
+@pytest.mark.parametrize("make", ENCODERS)
+def test_an_interrupted_fit_is_none(make, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    estimator = make()
+    monkeypatch.setattr(estimator, "_store", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.set_params(max_iter=2).fit(X)
+    for call in (estimator.transform, estimator.score):
+        with pytest.raises(NotFittedError):
+            call(X)
+
+
 def test_ito_needs_something_to_refine():
     with pytest.raises(ValueError, match="estimator=None and dictionary=None"):
         ITORefiner().fit(X)
@@ -289,7 +351,7 @@ def test_ito_needs_codes_for_its_dictionary():
     with pytest.raises(ValueError, match="no components_"):
         ITORefiner(StandardScaler()).fit(X)
     with pytest.raises(ValueError, match=r"dictionary has shape \(16, 8\)"):
-        ITORefiner(SAEEncoder(4, max_iter=2), dictionary=D).fit(X)
+        ITORefiner(SAEEncoder(max_iter=2), dictionary=D).fit(X)
 
 
 def test_ito_refines_rows_of_the_width_of_its_encoder():

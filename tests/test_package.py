@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import joblib
@@ -14,9 +15,12 @@ import skops.io
 import torch
 from problems import planted
 from sklearn import clone
+from sklearn.decomposition import DictionaryLearning
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 
 import sparsecode_estimators
 from sparsecode_estimators import (
@@ -146,6 +150,36 @@ def test_grid_search_with_several_metrics(backend):
         alone.cv_results_["mean_test_reconstruction"],
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_foreign_encoder_of_a_frame_is_given_names(library, frozen):
+    frames = pytest.importorskip(library)
+    frame = frames.DataFrame({f"unit {j}": X[:, j] for j in range(X.shape[1])})
+    encoder = DictionaryLearning(8, max_iter=2, transform_algorithm="lasso_lars", random_state=0)
+    encoder = FrozenEstimator(encoder.fit(frame)) if frozen else encoder
+    refiner = ITORefiner(encoder).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        codes = refiner.transform(frame)
+    np.testing.assert_allclose(codes, ITORefiner(encoder).fit(X).transform(X), atol=1e-6)
+
+
+def test_half_precision_of_frames():
+    pandas = pytest.importorskip("pandas")
+    sae = SAEEncoder(8, max_iter=2, random_state=0).fit(X)
+    half = X.astype(np.float16)
+    codes = sae.transform(pandas.DataFrame(half))
+    assert codes.dtype == np.float32
+    np.testing.assert_array_equal(codes, sae.transform(half))
+
+
+def test_tags_and_routing_of_a_refiner():
+    assert get_tags(ITORefiner(SAEEncoder(objective="codes"))).target_tags.required
+    assert not get_tags(ITORefiner(SAEEncoder())).target_tags.required
+    assert not get_tags(ITORefiner(dictionary=np.eye(2))).target_tags.required
+    assert "codes" not in str(ITORefiner(SAEEncoder()).get_metadata_routing())
 
 
 def test_two_threads_equal_one():

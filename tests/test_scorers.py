@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sparsecode_estimators import SAEEncoder
 from sparsecode_estimators.datasets import make_sparse_codes
 from sparsecode_estimators.metrics import (
     SCORERS,
@@ -148,3 +149,11 @@ def test_reconstruction_needs_no_truth(data):
     scoring = {"reconstruction": reconstruction_scorer, "sparsity": sparsity_scorer}
     scores = cross_validate(learner(), data.X, scoring=scoring, cv=3, error_score="raise")
     assert np.isfinite(scores["test_reconstruction"]).all()
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1])
+def test_rows_that_are_all_the_same_are_explained_to_float32(value):
+    X = np.full((50, 4), value)
+    sae = SAEEncoder(8, max_iter=3, random_state=0).fit(X)
+    assert sae.score(X) == 1
+    assert sae.score(X * 1.001) == 0

@@ -163,7 +163,7 @@ def read_rows(estimator: Any, X: Any, *, reset: bool, device: str) -> Rows:
         dtype = _DTYPES[_streamed_dtype(X)]
         _check_finite_blocks(X)
     else:
-        half = getattr(X, "dtype", None) == np.float16
+        half = _is_half(X)
         X = validate_data(
             estimator,
             X,
@@ -177,6 +177,12 @@ def read_rows(estimator: Any, X: Any, *, reset: bool, device: str) -> Rows:
             _check_finite_blocks(X)
         dtype = _DTYPES[X.dtype]
     return Rows(X, dtype, target)
+
+
+def _is_half(X: Any) -> bool:
+    """Whether an array, or each column of a data frame, has the type float16."""
+    dtypes = getattr(X, "dtypes", [getattr(X, "dtype", None)])
+    return len(dtypes) > 0 and all(dtype == np.float16 for dtype in dtypes)
 
 
 _NEEDS_Y = {

@@ -51,7 +51,7 @@ def auto_alpha(
 
 
 def thawed(estimator: Any) -> Any:
-    """What is inside of a ``FrozenEstimator``, or what is none."""
+    """The estimator inside any ``FrozenEstimator``; anything else as it is."""
     while isinstance(estimator, FrozenEstimator):
         estimator = estimator.estimator
     return estimator
@@ -81,6 +81,10 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Most non-zero codes of a row, None if only the penalty limits them."""
         return None
 
+    def _k_sparse(self) -> bool:
+        """Whether there is such a limit; known before ``fit``."""
+        return False
+
     @property
     def _n_features_out(self) -> int:
         return int(self.components_.shape[0])
@@ -95,7 +99,8 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Codes of X.
 
         Row-wise: no row's code depends on which rows are encoded with it. For encoders this is
-        true to rounding, as products of matrices of other shapes are rounded otherwise.
+        true to rounding, as products of matrices of other shapes are rounded otherwise; in
+        float32 "iht" may then end at another support.
 
         Parameters
         ----------
@@ -119,7 +124,7 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ConvergenceWarning
             Of what solves for codes: if rows did not reach ``tol``.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "components_")
         rows = read_rows(self, X, reset=False, device=self.device)
         sparse = self.sparse_output
         encode = self._sparse_encoder(rows) if sparse else self._encoder(rows)
@@ -134,25 +139,25 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _after_transform(self, encode: Encode) -> None:
         """Say what has to be said about all batches together."""
 
-    def inverse_transform(self, codes: Any) -> Any:
-        """Reconstruction ``codes @ components_ + intercept_``.
+    def inverse_transform(self, X: Any) -> Any:
+        """Reconstruction ``X @ components_ + intercept_``, X being codes.
 
         Parameters
         ----------
-        codes : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_components_)
+        X : array-like, CSR matrix, data frame or Tensor of shape (n_samples, n_components_)
             What ``transform`` gave.
 
         Returns
         -------
-        X : ndarray or Tensor of shape (n_samples, n_features)
+        X_hat : ndarray or Tensor of shape (n_samples, n_features)
 
         Raises
         ------
         ValueError
             If there are no codes, they do not have ``n_components_`` columns or are not finite.
         """
-        check_is_fitted(self)
-        codes, dtype = read_codes(codes, self._n_features_out)
+        check_is_fitted(self, "components_")
+        codes, dtype = read_codes(X, self._n_features_out)
         rows = Rows(codes, dtype, resolve_device(self.device, codes))
         D, offset = to_shared(self.components_, rows), to_tensor(self.intercept_, rows)
         parts = (torch.addmm(offset, s, D) for s in rows.batches(self._n_features_out))
@@ -170,9 +175,9 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         -------
         float
             At most 1; 0 is what the mean of X would get. If all rows of X are the same it is
-            1 where the reconstruction is exact up to rounding in X's type, and 0 otherwise.
+            1 where the reconstruction is exact up to rounding in float32, and 0 otherwise.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "components_")
         rows = read_rows(self, X, reset=False, device=self.device)
         return self._explained(rows, rows)
 
@@ -190,5 +195,5 @@ class BaseSparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 total += (target.double() - first - mean).square().sum().item()
                 energy += target.double().square().sum().item()
         if total == 0:
-            return float(left <= (FLOOR * torch.finfo(targets.dtype).eps) ** 2 * energy)
+            return float(left <= (FLOOR * torch.finfo(torch.float32).eps) ** 2 * energy)
         return 1 - left / total

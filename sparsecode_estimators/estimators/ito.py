@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -92,6 +94,9 @@ class ITORefiner(BaseSparseCoder):
         The weights in use.
     positive_code_ : bool
         The sign rule in use.
+    n_nonzero_coefs_ : int or None
+        Most active codes of a row; None: the penalty alone limits them. This, ``alpha_``,
+        ``weights_`` and ``positive_code_`` stay as ``fit`` found them.
     n_iter_ : int
         1: ``fit`` does not iterate beyond the inner fit.
     device_ : str
@@ -171,6 +176,12 @@ class ITORefiner(BaseSparseCoder):
         self.sparse_output = sparse_output
         self.device = device
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        if self.estimator is not None:
+            tags.target_tags.required = get_tags(self.estimator).target_tags.required
+        return tags
+
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None) -> ITORefiner:
         """Fit a clone of the encoder, and take over its dictionary.
@@ -197,7 +208,8 @@ class ITORefiner(BaseSparseCoder):
                 "estimator=None and dictionary=None: ITORefiner needs an encoder to refine, or a "
                 "dictionary to code with."
             )
-        known = given_dictionary("dictionary", self.dictionary, rows, None)
+        known = given_dictionary("dictionary", self.dictionary, rows, self._expected_width())
+        self._check_problem(known)
         inner = self._fit_inner(X, y)
         D = self._dictionary(known, inner)
         if D.shape[1] != rows.n_features:
@@ -214,6 +226,34 @@ class ITORefiner(BaseSparseCoder):
         self.n_iter_ = 1
         self.device_ = str(rows.device)
         return self
+
+    def _expected_width(self) -> int | None:
+        """How many atoms the encoder will have, as far as that can be known before its fit."""
+        width = getattr(thawed(self.estimator), "n_components", None)
+        return int(width) if isinstance(width, Integral) else None
+
+    def _k_sparse(self) -> bool:
+        if self.n_nonzero_coefs is not None or self.alpha is not None:
+            return self.n_nonzero_coefs is not None
+        outer = thawed(self.estimator)
+        return isinstance(outer, BaseSparseCoder) and outer._k_sparse()
+
+    def _check_problem(self, known: np.ndarray | None) -> None:
+        """Whether the parameters suit each other, before the encoder's fit, which may be long."""
+        positive = self.positive_code
+        if positive is None:
+            positive = getattr(thawed(self.estimator), "positive_code", True)
+        self.positive_code_: bool = positive
+        check_solver(
+            self.solver,
+            k_sparse=self._k_sparse(),
+            positive=positive,
+            weighted=self.weights is not None,
+            ridge=self.ridge,
+        )
+        width = self._expected_width() if known is None else len(known)
+        if self.weights is not None:
+            given_weights(self.weights, np.size(self.weights) if width is None else width)
 
     def _fit_inner(self, X: Any, y: Any) -> Any:
         """The fitted encoder, without the wrapper that froze it."""
@@ -253,22 +293,11 @@ class ITORefiner(BaseSparseCoder):
         return np.asarray(components) if known is None else known
 
     def _choose_problem(self, inner: Any, rows: Rows) -> None:
-        """alpha, k and sign: what was asked for, else what the encoder has."""
+        """alpha, k and weights: what was asked for, else what the encoder has."""
         k = self.n_nonzero_coefs
-        if k is None and self.alpha is None and isinstance(inner, BaseSparseCoder):
+        if k is None and self._k_sparse():
             k = inner._sparsity()
-        self._k = k
-        positive = self.positive_code
-        self.positive_code_: bool = (
-            getattr(inner, "positive_code", True) if positive is None else positive
-        )
-        check_solver(
-            self.solver,
-            k_sparse=k is not None,
-            positive=self.positive_code_,
-            weighted=self.weights is not None,
-            ridge=self.ridge,
-        )
+        self.n_nonzero_coefs_: int | None = k
         self.weights_ = given_weights(self.weights, self.n_components_)
         alpha = getattr(inner, "alpha_", "auto") if self.alpha is None else self.alpha
         if isinstance(alpha, str):
@@ -283,14 +312,14 @@ class ITORefiner(BaseSparseCoder):
         self.alpha_ = float(alpha)
 
     def _sparsity(self) -> int | None:
-        return self._k
+        return self.n_nonzero_coefs_
 
     def _encoder(self, rows: Rows) -> _Refine:
         coder = Coder(
             D=to_shared(self.components_, rows),
             offset=to_tensor(self.intercept_, rows),
             alpha=self.alpha_,
-            k=self._k,
+            k=self.n_nonzero_coefs_,
             solver=self.solver,
             positive=self.positive_code_,
             max_iter=self.max_iter,
@@ -308,10 +337,20 @@ class ITORefiner(BaseSparseCoder):
         check_is_fitted(inner)
         if isinstance(inner, BaseSparseCoder):
             return inner._encoder(rows)
-        return lambda x: to_tensor(_dense(inner.transform(x.cpu().numpy())), rows)
+        return lambda x: to_tensor(_dense(inner.transform(_named(x, inner))), rows)
 
     def _after_transform(self, encode: Any) -> None:
         encode.coder.warn("max_iter")
+
+
+def _named(x: Tensor, inner: Any) -> Any:
+    """Rows for an encoder that is not of this package, with the names that its columns had."""
+    names = getattr(inner, "feature_names_in_", None)
+    if names is None or find_spec("pandas") is None:
+        return x.cpu().numpy()
+    import pandas as pd
+
+    return pd.DataFrame(x.cpu().numpy(), columns=names)
 
 
 def _dense(codes: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
+from ..inference.exhaustive import check_supports
 from ..learning.atoms import ATOM_UPDATES, initial_dictionary, unit
 from ..learning.batches import epoch
 from ..learning.dictionary import (
@@ -146,6 +147,16 @@ class DictionaryLearner(BaseSparseCoder):
                 "weights are for atoms that are known, but dictionary=None asks for atoms to be "
                 "learned, which have no identity yet: give a dictionary, or leave weights=None."
             )
+        if self.dictionary is not None and self.dict_init is not None:
+            raise ValueError(
+                "dictionary and dict_init are both given: dictionary is kept, dict_init is where "
+                "learning begins. Give only one of them."
+            )
+        if resume and self.dictionary is None and self.weights_ is not None:
+            raise ValueError(
+                "the last fit had weights, for a dictionary that was given; to learn on from it "
+                "they have no meaning: set warm_start=False, or fit anew."
+            )
         if resume and self.n_components not in (None, self.n_components_):
             raise ValueError(
                 f"n_components={self.n_components}, but the fitted dictionary has "
@@ -166,6 +177,10 @@ class DictionaryLearner(BaseSparseCoder):
                 "entries: "
                 + ("set warm_start=False." if resume else "clip it, np.maximum(dict_init, 0).")
             )
+        if self.solver == "l0" and self.n_nonzero_coefs is not None:
+            given = known if known is not None else begins
+            size = len(given) if given is not None else width or 8 * rows.n_features
+            check_supports(size, min(self.n_nonzero_coefs, size))
         self.device_ = str(rows.device)
         return known, initial
 

@@ -133,8 +133,11 @@ class TrainingParameters(BaseSparseCoder):
         """Whether codes are never negative."""
         return bool(self.activation != "abs_topk")
 
+    def _k_sparse(self) -> bool:
+        return self.activation in K_SPARSE
+
     def _sparsity(self) -> int | None:
-        if self.activation not in K_SPARSE:
+        if not self._k_sparse():
             return None
         # scikit-learn's rule for OMP: a tenth of the features
         return self.n_nonzero_coefs or max(1, self.n_features_in_ // 10)

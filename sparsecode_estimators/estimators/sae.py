@@ -114,8 +114,8 @@ class SAEEncoder(BaseSparseEncoder):
     checkpoint : str, path or None, default=None
         Folder in which ``fit`` keeps its state as it goes (needs ``safetensors``). The same
         ``fit`` after an interruption goes on from there, to exactly the weights that it would
-        have come to without one. The file of a fit that is complete stays: remove it to start
-        again.
+        have come to without one. The file of a fit that is complete stays, and the same fit is
+        read from it (with ``random_state=None``, too): remove it to start again.
     checkpoint_seconds : float >= 0, default=300.0
         Least time between two writes.
     checkpoint_steps : int >= 1 or None, default=None

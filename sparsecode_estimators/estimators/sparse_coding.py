@@ -253,6 +253,9 @@ class SparseCodingEncoder(DictionaryLearner):
         self.precision = precision
         self.verbose = verbose
 
+    def _k_sparse(self) -> bool:
+        return self.n_nonzero_coefs is not None
+
     def _sparsity(self) -> int | None:
         return self.n_nonzero_coefs
 

@@ -91,6 +91,12 @@ def begin(
     generator : torch.Generator
     """
     x, *targets = samples(work.encoded, SAMPLE_ROWS)
+    for name, part in zip(("X", "y"), (x, *targets), strict=False):
+        if not part.isfinite().all():
+            raise ValueError(
+                f"{name} has numbers beyond {part.dtype}, in which training computes: divide it by "
+                "a constant, or set precision='float64'."
+            )
     whole = targets[0] if targets else x
     centre = CENTRES[estimator.offset_init]
     centred, offset, scale = _centred(whole, centre if estimator._learns_offset() else None)

@@ -347,7 +347,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         """
         if self.objective != "targets":
             return super().score(X, y)
-        check_is_fitted(self)
+        check_is_fitted(self, "components_")
         given = read_sources(self, X, y, reset=False)
         check_width(self, given.whole)
         return self._explained(given.rows, given.whole)
@@ -366,7 +366,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
             With ``encode``, ``decode`` and ``forward`` (the reconstruction) on tensors; a
             copy, so that training it further leaves the estimator as it is.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "components_")
         dtype = torch.float64 if self.components_.dtype == np.float64 else torch.float32
         rows = Rows(self.components_, dtype, resolve_device(device))
         return self._to_model(rows)

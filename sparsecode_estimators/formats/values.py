@@ -33,7 +33,7 @@ CLASSES: dict[str, type[BaseEstimator]] = {
 }  # fmt: skip
 # What estimators keep besides the attributes that end in "_". Callbacks are not kept: code.
 PRIVATE = {
-    "_bandwidth", "_energy", "_flops", "_input_scale", "_k", "_n_rows", "_online",
+    "_bandwidth", "_energy", "_flops", "_input_scale", "_n_rows", "_online",
     "_optimizer_state", "_scale", "_silent_for", "_sklearn_output_config",
 }  # fmt: skip
 _CALLBACKS = {"_skl_callbacks", "_parent_callback_ctx"}

@@ -17,6 +17,17 @@ from .solution import Solution, finish_k_sparse
 MOST_SUPPORTS = 200_000
 
 
+def check_supports(n_components: int, k: int) -> None:
+    """Raise ``ValueError`` if "l0" would try more supports than ``MOST_SUPPORTS``."""
+    tried = sum(comb(n_components, size) for size in range(1, k + 1))
+    if tried > MOST_SUPPORTS:
+        raise ValueError(
+            f"solver='l0' would try all {tried:,} supports of at most {k} of "
+            f"{n_components} atoms, and its limit is {MOST_SUPPORTS:,}: take a smaller "
+            "n_nonzero_coefs or dictionary, or solver='omp_replacement'."
+        )
+
+
 def l0(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> Solution:
     r"""Minimise :math:`\tfrac12\|x - sD\|^2` over all codes with at most k entries.
 
@@ -41,13 +52,7 @@ def l0(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> 
         If there are more supports than ``MOST_SUPPORTS``.
     """
     n, n_components = problem.shape
-    tried = sum(comb(n_components, size) for size in range(1, problem.k + 1))
-    if tried > MOST_SUPPORTS:
-        raise ValueError(
-            f"solver='l0' would try all {tried:,} supports of at most {problem.k} of "
-            f"{n_components} atoms, and its limit is {MOST_SUPPORTS:,}: take a smaller "
-            "n_nonzero_coefs or dictionary, or solver='omp_replacement'."
-        )
+    check_supports(n_components, problem.k)
     correlations = problem.X @ problem.D.T
     best, found = codes.new_zeros(n), torch.zeros_like(codes)
     flops = 2 * n * problem.D.numel()
