@@ -653,20 +653,32 @@ def test_without_a_key():
     [
         ({"model": ""}, "model=''"),
         ({"parameters": {"stream": True}}, r"parameters has \['stream'\]"),
-        ({"max_concurrency": 0}, "max_concurrency=0 must be an integer of at least 1"),
+        ({"max_concurrency": 0}, "max_concurrency=0 must be at least 1"),
         ({"max_retries": -1}, "max_retries=-1"),
-        ({"max_requests": 1.5}, "max_requests=1.5"),
-        ({"max_tokens": True}, "max_tokens=True"),
-        ({"timeout": -1}, "timeout=-1 must be a number"),
+        ({"max_requests": -1}, "max_requests=-1"),
+        ({"timeout": -1}, "timeout=-1 must be at least 0"),
         ({"timeout": float("inf")}, "timeout=inf must be at most 2000000 seconds"),
         ({"max_wait": float("nan")}, "max_wait=nan"),
-        ({"parameters": {"max_tokens": "x"}}, r"parameters\['max_tokens'\]='x' must be an integer"),
-        ({"parameters": {"max_completion_tokens": 1.5}}, r"\['max_completion_tokens'\]=1\.5"),
         ({"max_tokens": 10, "parameters": {}}, "no longest"),
     ],
 )
 def test_bad_parameters(options, message):
     with pytest.raises(ValueError, match=message):
+        ChatClient(**{"model": "m", "base_url": "http://127.0.0.1:9/v1", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_requests": 1.5}, "max_requests=1.5 must be an integer"),
+        ({"max_tokens": True}, "max_tokens=True must be an integer"),
+        ({"timeout": "1"}, "timeout='1' must be a number"),
+        ({"parameters": {"max_tokens": "x"}}, r"parameters\['max_tokens'\]='x' must be an integer"),
+        ({"parameters": {"max_completion_tokens": 1.5}}, r"\['max_completion_tokens'\]=1\.5"),
+    ],
+)
+def test_parameters_of_another_type(options, message):
+    with pytest.raises(TypeError, match=message):
         ChatClient(**{"model": "m", "base_url": "http://127.0.0.1:9/v1", **options})
 
 

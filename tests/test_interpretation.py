@@ -645,7 +645,7 @@ def test_a_second_run_pays_nothing(ask, contexts, tmp_path):
     ("options", "message"),
     [
         ({"method": "guessing"}, "method='guessing' is unknown"),
-        ({"n_contexts": 1}, "n_contexts=1 must be an integer of at least 2"),
+        ({"n_contexts": 1}, "n_contexts=1 must be at least 2"),
         ({"n_per_prompt": 0}, "n_per_prompt=0"),
         ({"confidence": 1}, "confidence=1 must be between 0 and 1"),
     ],

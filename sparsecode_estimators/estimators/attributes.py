@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..learning.activations import (
@@ -21,7 +16,6 @@ from ..learning.activations import (
     TopK,
     make_activation,
 )
-from ..learning.checkpoint import Checkpoint
 from ..learning.encoders import SparseAutoencoder
 from ..learning.records import Epoch
 from ..learning.unrolled import UnrolledAutoencoder
@@ -126,75 +120,3 @@ def history_of(
         "n_steps": np.array([e.n_steps for e in epochs]),
         "seconds": np.array([e.seconds for e in epochs]),
     }
-
-
-def facts_of(
-    estimator: Any, sources: tuple[Rows, ...], given: np.ndarray | None, *, resume: bool
-) -> dict[str, str]:
-    """All that a fit depends on, by name, as text that is the same in every process.
-
-    The parameters, the shape of the rows (and codes) and some of them, a dictionary that is given,
-    and the weights that a warm start goes on from. All rows are read in :func:`kept_run` only:
-    processes that train together should each read their part.
-    """
-    facts = {"estimator": type(estimator).__name__}
-    for name, value in sorted(estimator.get_params(deep=False).items()):
-        if name not in _SAME_RUN:
-            facts[name] = _text(value)
-    for name, source in zip("Xy", sources, strict=False):
-        some = _text(source.sample(_DIGEST_ROWS).cpu().double())
-        facts[name] = f"{len(source)} × {source.n_features} {source.dtype}, rows like {some}"
-    facts["the given dictionary"] = _text(given)
-    if resume:
-        weights = [estimator.components_, *estimator.encoder_coefs_]
-        facts["the fit to go on from"] = " ".join(map(_text, weights))
-    return facts
-
-
-def kept_run(estimator: Any, facts: dict[str, str], sources: tuple[Rows, ...]) -> Checkpoint:
-    """Where a fit of which these facts are known is kept.
-
-    The name of the file is a digest of them and of all rows. So candidates of a grid search can
-    share the folder, and no fit takes up another.
-    """
-    facts = {**facts, "all rows": " ".join(map(_digest, sources))}
-    lines = "\n".join(f"{name}={fact}" for name, fact in facts.items())
-    digest = hashlib.sha256(lines.encode()).hexdigest()
-    path = Path(estimator.checkpoint) / f"{digest[:24]}.safetensors"
-    return Checkpoint(path, estimator.checkpoint_seconds, estimator.checkpoint_steps)
-
-
-_DIGEST_ROWS = 1024
-_SAME_RUN = (
-    "checkpoint", "checkpoint_seconds", "checkpoint_steps", "device", "sparse_output", "verbose",
-)  # fmt: skip
-
-
-def _digest(rows: Rows) -> str:
-    """Of every number in the rows, in whatever batches they are read."""
-    digest = hashlib.sha256()
-    for batch in Rows(rows.source, rows.dtype, torch.device("cpu"), rows.factor).batches(1):
-        digest.update(batch.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _text(value: Any) -> str:
-    """A parameter, the same in every process and for every type that means the same."""
-    if value is None or isinstance(value, str | bool | np.bool_):
-        return str(value)
-    if isinstance(value, Real):
-        return _number(value)
-    if isinstance(value, np.random.RandomState):
-        return copy.deepcopy(value).bytes(32).hex()  # what it would draw
-    if callable(value):
-        return type(value).__name__  # what it returns is in the digest by itself
-    array = np.asarray(value.detach().cpu().double() if hasattr(value, "detach") else value)
-    array = array.astype(np.float64, order="C", copy=False)
-    return f"{array.shape} {hashlib.sha256(array.data).hexdigest()}"
-
-
-def _number(value: Any) -> str:
-    """1, 1.0 and NumPy's are one number, but large integers keep all digits."""
-    if isinstance(value, Integral) or float(value).is_integer():
-        return str(int(value))
-    return repr(float(value))

@@ -24,16 +24,15 @@ from ..learning.records import History
 from ..learning.run import trained
 from .arrays import Rows, optional_tensor, resolve_device, to_array, to_tensor
 from .attributes import (
-    facts_of,
     fitted_activation,
     history_of,
     initial_activation,
-    kept_run,
     store_activation,
     store_inputs,
 )
 from .base import Encode, make_generator
 from .callbacks import CallbackSupportMixin, Watch
+from .checkpoints import checkpoint_of, run_facts
 from .parameters import TrainingParameters
 from .resume import check_width, resumed, resumed_optimizer
 from .sources import Sources, read_sources
@@ -181,10 +180,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         )  # fmt: skip
         keep = None
         if group.size > 1 or (decay and self.checkpoint is not None):
-            facts = facts_of(self, given.all, init, resume=resume)
+            facts = run_facts(self, given.all, init, resume=resume)
             group.agree(facts)
             if decay and self.checkpoint is not None and group.rank == 0:
-                keep = kept_run(self, facts, given.all)
+                keep = checkpoint_of(self, facts, given.all)
         optimizer = None
         if resume:
             optimizer = resumed_optimizer(self, work.rows, trained(run.model, settings))

@@ -4,14 +4,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Any
-
-
-def check_number(name: str, value: Any, kind: Any, least: int) -> None:
-    """Refuse what is not a number of this kind, or is smaller."""
-    if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
-        what = "an integer" if kind is Integral else "a number"
-        raise ValueError(f"{name}={value!r} must be {what} of at least {least}.")
 
 
 def check_latents(latents: Iterable[int], n_latents: int) -> list[int]:

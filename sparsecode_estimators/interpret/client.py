@@ -3,12 +3,11 @@
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from ..datasets.checks import check_integer, check_real
 from .budget import Budget, Estimate, answer_limit, usual_tokens
-from .checks import check_number
 from .connection import Connection
 from .journal import Journal, Messages, request_key
 from .sender import Answer, Sender, Stop
@@ -221,12 +220,12 @@ class ChatClient:
         if taken:
             raise ValueError(f"parameters has {taken}, which the client sets: leave them out.")
         for name, least in (("max_concurrency", 1), ("max_retries", 0)):
-            check_number(name, getattr(self, name), Integral, least)
+            check_integer(name, getattr(self, name), least)
         for name in ("max_requests", "max_tokens"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), Integral, 0)
+                check_integer(name, getattr(self, name), 0)
         for name in ("timeout", "max_wait"):
-            check_number(name, getattr(self, name), Real, 0)
+            check_real(name, getattr(self, name), 0)
         if self.timeout > _LONGEST_TIMEOUT:
             raise ValueError(
                 f"timeout={self.timeout!r} must be at most {_LONGEST_TIMEOUT} seconds, which a "
@@ -234,7 +233,7 @@ class ChatClient:
             )
         for name in ("max_completion_tokens", "max_tokens"):
             if self.parameters.get(name) is not None:
-                check_number(f"parameters[{name!r}]", self.parameters[name], Integral, 0)
+                check_integer(f"parameters[{name!r}]", self.parameters[name], 0)
         limit = answer_limit(self.parameters)
         if self.max_tokens is not None and limit is None:
             raise ValueError(

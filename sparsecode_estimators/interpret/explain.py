@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
+from ..datasets.checks import check_integer
 from .answers import ask
-from .checks import check_latents, check_number, warn_of_failures
+from .checks import check_latents, warn_of_failures
 from .client import ChatClient
 from .latents import LatentContexts
 from .prompts import explanation_prompt
@@ -114,6 +114,8 @@ def explain_latents(
 
     Raises
     ------
+    TypeError
+        If ``n_shown`` is no integer.
     ValueError
         If a latent does not exist or is named twice, or the budget of the client is smaller
         than what is needed. Nothing was sent then.
@@ -139,7 +141,7 @@ def explain_latents(
     ...     explanations = explain_latents(contexts, range(20), client)
     """
     latents = check_latents(latents, contexts.n_latents)
-    check_number("n_shown", n_shown, Integral, 1)
+    check_integer("n_shown", n_shown, 1)
     rows: dict[int, Explanation] = {}
     prompts = {}
     for latent in latents:

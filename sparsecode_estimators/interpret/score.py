@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
+from ..datasets.checks import check_confidence, check_integer
 from .answers import ask
-from .checks import check_latents, check_number, warn_of_failures
+from .checks import check_latents, warn_of_failures
 from .client import ChatClient
 from .explain import Explanation, Explanations
 from .latents import LatentContexts
@@ -81,7 +81,7 @@ def score_explanations(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         For a parameter out of range, or if the budget of the client is smaller than what is
         needed. Nothing was sent then.
 
@@ -239,6 +239,5 @@ def _check(
         ("n_similar", n_similar, 0),
         ("n_bootstrap", n_bootstrap, 1),
     ):
-        check_number(name, value, Integral, least)
-    if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence!r} must be between 0 and 1.")
+        check_integer(name, value, least)
+    check_confidence(confidence)

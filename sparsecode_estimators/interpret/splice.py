@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ..datasets.checks import check_choice, check_integer
+from ..datasets.checks import check_choice, check_confidence, check_integer
 from ..datasets.documents import read_documents
 from ..datasets.extraction import forward_options
 from ..datasets.hooks import HOOKS, Site, evaluating, find_sites, replaced, run_until, text_config
@@ -139,8 +138,7 @@ def splice_scores(
     check_integer("context_length", context_length, 2)
     check_integer("batch_size", batch_size, 1)
     check_integer("n_resamples", n_resamples, 1)
-    if not (isinstance(confidence, Real) and 0 < float(confidence) < 1):
-        raise ValueError(f"confidence={confidence!r} must be between 0 and 1.")
+    check_confidence(confidence)
     generator = check_random_state(random_state)
     _check_estimator(estimator)
     prepared = prepare(
