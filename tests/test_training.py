@@ -223,6 +223,16 @@ def test_more_latents_than_rows(activation, rows):
     assert best > 0.8
 
 
+@pytest.mark.parametrize("alpha", [5.0, 1000.0])
+@pytest.mark.parametrize("activation", ["relu", "gated", "jumprelu"])
+def test_an_alpha_that_no_code_is_worth(activation, alpha):
+    """Latents that the penalty has ended must not come back as if they cost nothing."""
+    sae = SAEEncoder(16, activation=activation, alpha=alpha, random_state=0).fit(X)
+    codes = sae.transform(X)
+    left = 0.5 * ((X - sae.inverse_transform(codes)) ** 2).sum(1) + alpha * codes.sum(1)
+    assert left.mean() < 1.1 * 0.5 * ((X - X.mean(0)) ** 2).sum(1).mean()  # what zeros cost
+
+
 def test_a_revived_batch_is_judged_as_it_is_trained():
     """And not by a threshold of the past, which lets other codes through."""
     X = np.maximum(np.random.default_rng(2).standard_normal((300, 20)), 0)

@@ -52,6 +52,13 @@ class Activation(nn.Module):
         """Codes that have to reconstruct the rows beside the true ones; None: there are none."""
         return None
 
+    def worth(self, slope: Tensor, alpha: float) -> Tensor:
+        """Codes that latents should have where a residual's products with their atoms are these.
+
+        Where there is a penalty, less it: or latents would come back that it has just ended.
+        """
+        return (slope - alpha).relu() if self.penalised else slope.relu()
+
     def price(self, alpha: float) -> float:
         """What a unit of each code costs."""
         return 0.0

@@ -127,8 +127,8 @@ class DeadLatents:
         its atoms.)
         The encoder is fitted to the codes that the residuals ask of these atoms, or to
         the known codes, so that the latents fire where they should; how is the module's
-        ``restart_``. Where a row has as many codes as it likes, they are scaled together, so that
-        what all these latents reconstruct is no longer than the residual; elsewhere they are
+        ``restart_``. With a penalty the codes are less by alpha, and scaled together, so that
+        what all these latents reconstruct is no longer than the residual; k-sparse ones are
         halved where they would make these rows worse. Moments of the optimiser start again at zero.
         """
         dead = torch.nonzero(self.mask).squeeze(1)
@@ -145,7 +145,7 @@ class DeadLatents:
             before = _energy(residual)
             if learn_dictionary:
                 _draw_atoms(model.dictionary, dead, residual, generator)
-            wanted = (residual @ model.dictionary[dead].T).relu()
+            wanted = model.activation.worth(residual @ model.dictionary[dead].T, alpha)
             if model.activation.penalised:  # a k-sparse row takes few of them, others take all
                 wanted *= _shared_length(wanted @ model.dictionary[dead], residual)
             model.restart_(dead, x, wanted, alpha)
