@@ -134,7 +134,7 @@ def measure_training(options: argparse.Namespace) -> list[dict]:
     for trainer, numbers in (("ours", "float32"), ("ours", "bfloat16"), ("dense", "bfloat16")):
         if trainer == "ours":
             step = trainers.ours(
-                FEATURES, N, K, ALPHA, RATE, 10**9, rounds=numbers == "bfloat16", device=device
+                FEATURES, N, K, ALPHA, RATE, 10**9, in_bfloat16=numbers == "bfloat16", device=device
             )[0]
             run = partial(step, x)
         else:

@@ -69,10 +69,10 @@ def ours(
     *,
     optimizer: str = "adam",
     schedule: str = "constant",
-    rounds: bool = False,
+    in_bfloat16: bool = False,
     device: str = "cpu",
 ) -> Trainer:
-    """The loop of the estimators, a step at a time; ``rounds``: ``precision="bfloat16"``."""
+    """The loop of the estimators, a step at a time; ``in_bfloat16``: ``precision="bfloat16"``."""
     generator = torch.Generator().manual_seed(9_000_011 + seed)
     D = unit(torch.randn(N, d, generator=generator)).to(device)
     activation = make_activation("topk" if k else "relu", k, D, alpha, bounded=False)
@@ -85,7 +85,7 @@ def ours(
         max_iter=10**9, batch_size=10**9, optimizer=optimizer, learning_rate=lr,
         schedule=schedule, warmup=0.0,
         sparsity_warmup=0.0, max_grad_norm=None, prefix_sizes=None, tol=0.0,
-        n_iter_no_change=10**9, shuffle=False, aux_alpha=1.0, rounds=rounds,
+        n_iter_no_change=10**9, shuffle=False, aux_alpha=1.0, in_bfloat16=in_bfloat16,
     )  # fmt: skip
     optimizer_ = OPTIMIZERS[optimizer].fresh(trained(model, settings))
     rows = _Batch(D.new_zeros(1, d))

@@ -31,7 +31,7 @@ def makers(k: int | None) -> dict:
     """Trainers by name."""
     found = {
         "ours": trainers.ours,
-        "ours, bfloat16": partial(trainers.ours, rounds=True),
+        "ours, bfloat16": partial(trainers.ours, in_bfloat16=True),
         "SAELens": trainers.saelens,
         "SAELens, bfloat16": partial(trainers.saelens, autocast=True),
         "dictionary_learning": trainers.dictionary_learning,

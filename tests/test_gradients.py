@@ -229,7 +229,7 @@ def test_rounded_products_choose_and_do_not_compute(name, few, monkeypatch):
     for seed in range(60):
         model, x = network(name, seed=seed)
         model, x = model.float(), x[:3].float()
-        works = [Workspace(rounds=rounds) for rounds in (False, True)]
+        works = [Workspace(in_bfloat16=rounded) for rounded in (False, True)]
         with torch.no_grad():
             exact, rounded = (decisions(model, work, x) for work in works)
         steps = [factored(model, x, ALPHA, everything_alive(), 0.5, work) for work in works]

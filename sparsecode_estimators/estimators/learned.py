@@ -244,7 +244,9 @@ class DictionaryLearner(BaseSparseCoder):
         else:
             online = self._begin(initial, work, generator)
             # alpha has to arrive, however short the run
-            online.rounds = min(online.rounds, self.max_iter * -(-len(work) // self.batch_size))
+            online.anneal_steps = min(
+                online.anneal_steps, self.max_iter * -(-len(work) // self.batch_size)
+            )
         rules, before = self._rules(), online.steps
         with torch.no_grad():
             curve = learn_in_passes(
@@ -336,7 +338,7 @@ class DictionaryLearner(BaseSparseCoder):
             print(f"round {iteration}/{self.max_iter}: objective {loss:.6g}")  # noqa: T201
 
 
-_COUNTERS = ("top", "steps", "rows", "rounds")
+_COUNTERS = ("top", "steps", "rows", "anneal_steps")
 
 
 def _packed(online: Online, work: Rows) -> dict[str, Any]:

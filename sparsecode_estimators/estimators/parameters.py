@@ -102,7 +102,7 @@ class TrainingParameters(BaseSparseCoder):
     def _training_type(self) -> torch.dtype:
         return torch.float64 if self.precision == "float64" else torch.float32
 
-    def _rounds(self, n_components: int, device: torch.device) -> bool:
+    def _in_bfloat16(self, n_components: int, device: torch.device) -> bool:
         """Whether dense products of training are those of rounded numbers."""
         if self.precision != "auto" or self.objective == "codes":
             return bool(self.precision == "bfloat16")
@@ -174,5 +174,5 @@ class TrainingParameters(BaseSparseCoder):
             n_iter_no_change=self.n_iter_no_change,
             shuffle=self.shuffle,
             aux_alpha=self.aux_alpha,
-            rounds=self._rounds(n_components, device),
+            in_bfloat16=self._in_bfloat16(n_components, device),
         )

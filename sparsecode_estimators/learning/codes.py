@@ -67,7 +67,7 @@ class Dense:
         return self._product(values.T, R, out)
 
     def _product(self, A: Tensor, B: Tensor, out: Tensor) -> Tensor:
-        if not self._work.rounds:
+        if not self._work.in_bfloat16:
             return torch.mm(A, B, out=out)
         left, right = self._work.rounded("left", A), self._work.rounded("right", B)
         if out.dtype == torch.bfloat16:
@@ -165,7 +165,7 @@ class Workspace:
     ----------
     nested : bool
         Whether dictionaries are nested, for which codes have to be :class:`Sparse`.
-    rounds : bool
+    in_bfloat16 : bool
         Whether dense products are those of numbers rounded to bfloat16. Codes of
         :class:`Sparse` are computed again from the numbers themselves.
     group : Group or None
@@ -178,9 +178,9 @@ class Workspace:
     """
 
     def __init__(
-        self, *, nested: bool = False, rounds: bool = False, group: Group | None = None
+        self, *, nested: bool = False, in_bfloat16: bool = False, group: Group | None = None
     ) -> None:
-        self.nested, self.rounds = nested, rounds
+        self.nested, self.in_bfloat16 = nested, in_bfloat16
         self.group = group or Group()
         self.steps_dense = 0
         self.gradients: dict[Tensor, Tensor] = {}
@@ -201,7 +201,7 @@ class Workspace:
     def product(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """Pre-activations without their bias; the next call writes to the same place."""
         self._factors = hidden, weight
-        if self.rounds:
+        if self.in_bfloat16:
             hidden, weight = self.rounded("left", hidden), self.rounded("right", weight)
         room = self.room("product", (len(hidden), len(weight)), hidden.dtype, hidden)
         return torch.mm(hidden, weight.T, out=room)
@@ -233,7 +233,7 @@ class Workspace:
 
     def at(self, places: Codes, pre: Tensor) -> Tensor:
         """Entries of the last product at some places, not rounded if they are few."""
-        if self.rounds and self._factors is not None and isinstance(places, Sparse):
+        if self.in_bfloat16 and self._factors is not None and isinstance(places, Sparse):
             return places.products(*self._factors)
         return places.gather(pre)
 

@@ -137,7 +137,7 @@ class Online:
         Where alpha starts.
     steps, rows : int
         Batches and rows seen.
-    rounds : int
+    anneal_steps : int
         Batches until alpha has arrived.
     flops : int
         What all restarts have cost in this run.
@@ -147,7 +147,7 @@ class Online:
     top: float
     steps: int = 0
     rows: int = 0
-    rounds: int = ANNEAL_STEPS
+    anneal_steps: int = ANNEAL_STEPS
     flops: int = 0
 
     @property
@@ -157,7 +157,7 @@ class Online:
     @property
     def arrived(self) -> bool:
         """Whether alpha has its value and one restart is left."""
-        return self.steps >= self.rounds
+        return self.steps >= self.anneal_steps
 
     def learn(self, x: Tensor, rules: Rules, memory: float = math.inf) -> None:
         r"""Take in a batch: code it, remember it, update the atoms once.
@@ -176,9 +176,9 @@ class Online:
         check_squares(x)
         past = min(self.rows, memory)
         keep = (past / (past + len(x))) ** FORGET
-        alpha = annealed(self.top, self.steps, self.rounds, rules, len(self.best.D))
+        alpha = annealed(self.top, self.steps, self.anneal_steps, rules, len(self.best.D))
         look = self.steps % LOOK_EVERY == LOOK_EVERY - 1
-        settling = self.steps >= (1 - SETTLE) * self.rounds
+        settling = self.steps >= (1 - SETTLE) * self.anneal_steps
         for start in self.starts:
             residual, flops = _step(x, start, alpha, keep, rules)
             self.flops += flops
@@ -190,7 +190,7 @@ class Online:
 
     def _compare(self) -> None:
         self.starts.sort(key=lambda start: start.moments.loss)
-        if self.steps in [round(stage * self.rounds) for stage in STAGES]:
+        if self.steps in [round(stage * self.anneal_steps) for stage in STAGES]:
             self.starts = self.starts[: survivors(len(self.starts))]
         elif self.arrived:
             self.starts = self.starts[:1]
@@ -229,7 +229,7 @@ def carry_on(D: Tensor, offset: Tensor, energy: Tensor, loss: float, rows: int) 
     alpha has arrived, and the dictionary weighs as much as its rows did.
     """
     moments = Moments.remembering(D, offset, energy, loss, float(rows))
-    return Online([OnlineStart(D, offset, moments)], top=0.0, rows=rows, rounds=0)
+    return Online([OnlineStart(D, offset, moments)], top=0.0, rows=rows, anneal_steps=0)
 
 
 def learn_in_passes(

@@ -34,7 +34,7 @@ class Settings:
     n_iter_no_change: int
     shuffle: bool
     aux_alpha: float
-    rounds: bool  # numbers to bfloat16 in dense products
+    in_bfloat16: bool  # dense products are of numbers rounded to it
 
     @property
     def moves_dictionary(self) -> bool:

@@ -81,7 +81,7 @@ class Run:
         self.n_rows = len(sources[0])
         self.per_epoch = -(-self.n_rows // settings.batch_size)
         self.work = Workspace(
-            nested=settings.prefix_sizes is not None, rounds=settings.rounds, group=group
+            nested=settings.prefix_sizes is not None, in_bfloat16=settings.in_bfloat16, group=group
         )
         self.reduction = Reduction(optimizer, len(model.dictionary), group)
         self.iteration, self.end = 0, settings.max_iter
