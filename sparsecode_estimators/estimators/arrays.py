@@ -181,9 +181,10 @@ def read_rows(estimator: Any, X: Any, *, reset: bool, device: str) -> Rows:
 
 def _is_half(X: Any) -> bool:
     """Whether an array, or each column of a data frame, has the type float16."""
-    dtypes = getattr(X, "dtypes", None)  # of a series it is a single one
-    dtypes = list(dtypes) if hasattr(dtypes, "__iter__") else [getattr(X, "dtype", None)]
-    return bool(dtypes) and all(dtype == np.float16 for dtype in dtypes)
+    dtypes: Any = getattr(X, "dtypes", None)
+    if not hasattr(dtypes, "__iter__"):  # an array, or a series, which has one
+        return bool(getattr(X, "dtype", None) == np.float16)
+    return len(dtypes) > 0 and all(dtype == np.float16 for dtype in dtypes)
 
 
 _NEEDS_Y = {
