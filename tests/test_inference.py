@@ -127,6 +127,40 @@ def test_debias_is_least_squares_on_the_support(solver, positive):
         np.testing.assert_allclose(s[support], least_squares(D[support].T, x)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lca_does_not_climb(dtype):
+    for seed in range(6):
+        rng = np.random.default_rng([seed, 153])
+        D = 0.3 * rng.standard_normal((60, 4)) + rng.standard_normal(4)
+        D = (D / np.linalg.norm(D, axis=1, keepdims=True)).astype(dtype)
+        X = rng.standard_normal((50, 4)).astype(dtype)
+        options = {"alpha": 3e-4, "solver": "lca", "positive_code": False, "max_iter": 500}
+        codes = sparse_encode(X, D, **options).astype(float)
+        value = 0.5 * ((X - codes @ D) ** 2).sum(1) + 3e-4 * np.abs(codes).sum(1)
+        assert (value < 0.1 * 0.5 * (X**2).sum(1)).all()
+
+
+def test_exhaustive_search_with_parallel_atoms():
+    for seed in range(300):  # of some an inverse said that parallel atoms explain more
+        rng = np.random.default_rng(seed)
+        D = rng.standard_normal((6, 8))
+        D /= np.linalg.norm(D, axis=1, keepdims=True)
+        D[2] = -D[3]
+        X = rng.standard_normal((6, 8))
+        codes = sparse_encode(X, D, n_nonzero_coefs=6, solver="l0", positive_code=False)
+        least = X - np.linalg.lstsq(D.T, X.T, rcond=None)[0].T @ D
+        np.testing.assert_allclose(((X - codes @ D) ** 2).sum(1), (least**2).sum(1), atol=1e-10)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_matching_pursuit_from_a_bad_start(positive):
+    X, codes, D = planted(30, 10, 40, 2, seed=155, positive=positive)
+    start = 5 * np.random.default_rng(156).standard_normal(codes.shape)
+    options = {"n_nonzero_coefs": 3, "solver": "matching_pursuit", "positive_code": positive}
+    found = sparse_encode(X, D, init=start, **options)
+    np.testing.assert_allclose(found, sparse_encode(X, D, **options), atol=1e-12)
+
+
 def test_debias_of_atoms_that_are_alike_in_float32():
     rng = np.random.default_rng(151)
     base = rng.standard_normal((15, 40))

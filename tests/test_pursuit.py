@@ -240,6 +240,27 @@ def test_a_rounded_gram_matrix_goes_on_from_a_start():
     np.testing.assert_allclose(warm.codes, cold.codes, atol=1e-5)
 
 
+@pytest.mark.parametrize("rule", ["omp", "ols"])
+@pytest.mark.parametrize(
+    ("n_features", "n_components", "k"), [(8, 8, 8), (30, 60, 12), (30, 60, 20)]
+)
+def test_codes_that_rounding_alone_made_positive(n_features, n_components, k, rule):
+    """Signs are those of the refit in double precision, not of the pursuit in float32."""
+    for seed in range(6):
+        rng = np.random.default_rng([seed, 87])
+        D = 0.3 * rng.standard_normal((n_components, n_features)) + rng.standard_normal(n_features)
+        D /= np.linalg.norm(D, axis=1, keepdims=True)
+        codes = rng.random((400, n_components)) * (
+            rng.random((400, n_components)) < 3 / n_components
+        )
+        X = codes @ D + 1e-5 * rng.standard_normal((400, n_features))
+        X, D = X.astype(np.float32), D.astype(np.float32)
+        found = sparse_encode(X, D, n_nonzero_coefs=k, solver=rule)
+        assert (found >= 0).all()
+        slope = (X - found.astype(float) @ D) @ D.T.astype(float)
+        assert np.abs(slope[found > 0]).max() < 1e-4  # least squares on what is left
+
+
 def test_few_steps():
     X, D = rows(40, 20, 100, 5, seed=95, positive=False)
     codes, info = sparse_encode(

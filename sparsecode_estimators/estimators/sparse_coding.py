@@ -55,7 +55,8 @@ class SparseCodingEncoder(DictionaryLearner):
         unit norm; the others begin at random rows. With ``n_init=1`` it is the only one.
     dict_update : {"bcd", "mod", "ksvd"}, default="bcd"
         How atoms follow the codes. "bcd": one after the other to its minimiser. "mod": all
-        at once by least squares, then scaled. "ksvd": approximate K-SVD, each atom together
+        at once by least squares, then scaled, which ends a few per cent above the objective
+        of the others. "ksvd": approximate K-SVD, each atom together
         with the codes that use it; not with ``batch_size`` or ``partial_fit``.
     positive_code : bool, default=True
         Whether codes must not be negative.
@@ -119,7 +120,7 @@ class SparseCodingEncoder(DictionaryLearner):
     loss_ : float
         Objective on the training rows, mean over rows; NaN with a known dictionary. After
         ``partial_fit`` the running mean over the rows it was given, each at the dictionary
-        before it was learned from.
+        before it was learned from and, in the first 300 batches, at the larger alpha of its batch.
     loss_curve_ : list of float
         The best restart's objective after each stage (of a single one at the end), or, as a
         running mean, after each pass or call of ``partial_fit``.

@@ -60,7 +60,7 @@ def l0(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> 
         supports = torch.tensor(list(combinations(range(n_components), size)), device=codes.device)
         # a row's share of each support, and what a support takes once
         once = 2 * size * size * problem.D.shape[1] + size**3
-        flops += len(supports) * (2 * size * size * n + once)
+        flops += len(supports) * (4 * size * size * n + once)
         for part in supports.split(max(1, GATHER_LIMIT // max(1, n * size))):
             explained, values, atoms = _best_of(problem, correlations, part)
             better = explained > best
@@ -79,12 +79,13 @@ def _best_of(
     atoms = problem.D[supports]
     gram = atoms @ atoms.mT
     size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
-    # damped, so that atoms that depend on each other explain a hair less, never more
+    # damped: atoms may depend on each other
     damping = torch.finfo(gram.dtype).eps ** INDEPENDENT * size.expand(-1, gram.shape[1])
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + torch.diag_embed(damping)))
     c = correlations[:, supports]
     values = torch.einsum("nmi,mij->nmj", c, inverse)
-    explained = 0.5 * (c * values).sum(2)
+    # of these values, whatever rounding has made of them: of the exact ones it is ½c·u
+    explained = ((c - 0.5 * torch.einsum("nmi,mij->nmj", values, gram)) * values).sum(2)
     if problem.positive:
         explained = explained.masked_fill((values <= 0).any(2), 0.0)
     best, winner = explained.max(1)

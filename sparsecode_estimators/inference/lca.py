@@ -44,10 +44,21 @@ def lca(problem: Lasso, codes: Tensor, *, max_iter: int, tol: float | None) -> S
         if iteration % CHECK_EVERY == 0 or iteration == max_iter:
             steps = (iteration - 1) % CHECK_EVERY + 1
             keep, s, moved = progress.update(rows, s, iteration, steps)
-            rest = (
-                s - problem.gradient(s, rows) / square
-            )  # potentials that hold these codes, if optimal
-            progress.flops += len(rows) * progress.step_flops
-            u = torch.where(moved[:, None], rest, u)
+            u = torch.where(moved[:, None], _potentials(problem, rows, s, square), u)
+            progress.flops += 2 * len(rows) * progress.step_flops
             rows, s, u = rows[keep], s[keep], u[keep]
     return progress.solution()
+
+
+def _potentials(problem: Lasso, rows: Tensor, s: Tensor, square: float) -> Tensor:
+    """Potentials for codes that were moved: those of the optimum, if these codes are it.
+
+    Where they are not that is a step of the gradient, and a long one: where the objective would
+    rise, potentials that hold the codes.
+    """
+    pull, bound = -problem.gradient(s, rows) / square, problem.penalty / square
+    there = problem.prox(s + pull, 1 / square)
+    rises = problem.objective(there, rows) > problem.objective(s, rows)
+    below = torch.minimum(pull, bound) if problem.positive else pull.clamp(-bound, bound)
+    held = torch.where(s != 0, s + bound * s.sign(), below)
+    return torch.where(rises[:, None], held, s + pull)

@@ -24,7 +24,8 @@ def mp(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> 
     problem : KSparse
         Rows (n, n_features), dictionary (n_components, n_features), k.
     codes : Tensor of shape (n, n_components)
-        The ``k`` largest entries of a row are where it starts. Not written to.
+        The ``k`` largest entries of a row are where it starts, if they are better than zeros. Not
+        written to.
     max_iter : int
         Most steps of a row.
     tol : float or None
@@ -33,9 +34,11 @@ def mp(problem: KSparse, codes: Tensor, *, max_iter: int, tol: float | None) -> 
     """
     length = problem.D.norm(dim=1)
     codes = largest_entries(codes, problem.k)
+    worse = problem.residual_energy(codes) > problem.scale  # no code is ever taken back
+    codes[worse] = 0
     rows = torch.arange(len(codes), device=codes.device)
     n_iter = torch.zeros_like(rows)
-    flops = 0
+    flops = 2 * len(codes) * problem.D.numel()
     for iteration in range(1, max_iter + 1):
         if not len(rows):
             break

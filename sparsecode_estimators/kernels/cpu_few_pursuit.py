@@ -82,18 +82,25 @@ def _add(problem, state, r, width, positive, ols, floor, resolution):
 
 
 @inlined
-def _conclude(row, length, problem, state, r, width, codes, energy):
-    """Write the codes of a row, refitted in double precision, and the energy of its residual."""
+def _conclude(row, length, problem, state, r, width, positive, codes, energy):
+    """Write the codes of a row, refitted in double precision, and the energy of its residual.
+
+    Unless one that should be positive was so by rounding only; then it is false.
+    """
     k, mine = state.size[r], r * DEPTH
     for i in range(k):
         state.sign[mine + i] = 1 if get(state.code, mine + i) > 0 else -1
     polish(problem, state, r, k, width)
+    for i in range(k):
+        if positive and get(state.exact, i) <= 0:
+            return False
     share = 1.0
     for i in range(k):
         e, value = get(state.atom, mine + i), get(state.exact, i)
         codes[row, e] = value * length
         share -= value * (get(state.products, r * FEW + e) + get(state.found, e))
     energy[row] = 0.5 * length * length * max(share, 0.0)
+    return True
 
 
 @compiled
@@ -105,7 +112,8 @@ def few_pursuit(
     Parameters
     ----------
     left : int array of shape (len(rows),)
-        Receives the rows that are left, as a refit found their atoms dependent.
+        Receives the rows that are left, as a refit found their atoms dependent, or signs that
+        are rounding.
     problem : Few
         Without penalty.
     state : Block
@@ -148,9 +156,9 @@ def few_pursuit(
             still = kept
         for r in range(busy):
             row = rows[start + r]
-            if state.size[r] < 0:
+            if state.size[r] < 0 or not _conclude(
+                row, state.length[r], problem, state, r, width, positive, codes, energy
+            ):
                 left[n_left] = row
                 n_left += 1
-            else:
-                _conclude(row, state.length[r], problem, state, r, width, codes, energy)
     return n_left

@@ -246,6 +246,8 @@ def lane_pursuit(rows, left, X, problem, state, most, positive, ols, eps, codes,
         _begin(problem, state, n_features, n_components)
         k, crossed = _pursue(problem, state, n_components, most, positive, ols, resolution)
         polish(problem, state, n_features, n_components, k)
+        if positive:  # a code of a hair above zero may have been rounding
+            crossed |= _any_crossed(state, k - 1)
         _write(state, rows[start], busy, crossed, k, codes, energy, n_iter)
         crossed &= (1 << busy) - 1
         while crossed:
