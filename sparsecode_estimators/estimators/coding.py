@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..inference import SOLVERS, Atoms, Solution, choose, solve
-from .arrays import read_rows
+from .arrays import Rows, optional_tensor, read_rows, to_shared, to_tensor
 
 
 class EncodeInfo(NamedTuple):
@@ -147,6 +147,25 @@ class Coder:
             ridge=self.ridge,
         )
         self.atoms = Atoms(self.D)
+
+    @classmethod
+    def of(
+        cls, estimator: Any, rows: Rows, *, k: int | None, positive: bool, max_iter: int
+    ) -> Coder:
+        """That of a fitted estimator, by its parameters as they are now, on the rows' device."""
+        return cls(
+            D=to_shared(estimator.components_, rows),
+            offset=to_tensor(estimator.intercept_, rows),
+            alpha=estimator.alpha_,
+            k=k,
+            solver=estimator.solver,
+            positive=positive,
+            max_iter=max_iter,
+            tol=estimator.tol,
+            weights=optional_tensor(estimator.weights_, rows),
+            ridge=estimator.ridge,
+            debias=estimator.debias,
+        )
 
     def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """Codes of a batch, from ``start`` or from zero."""

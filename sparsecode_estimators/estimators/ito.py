@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..inference import SOLVERS
-from .arrays import Rows, optional_tensor, read_rows, to_array, to_shared, to_tensor
+from .arrays import Rows, optional_tensor, read_rows, to_array, to_tensor
 from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, Encode, auto_alpha, thawed
 from .coding import Coder, EncodeInfo, check_solver
 from .given import given_dictionary, given_weights
@@ -315,19 +315,8 @@ class ITORefiner(BaseSparseCoder):
         return self.n_nonzero_coefs_
 
     def _encoder(self, rows: Rows) -> _Refine:
-        coder = Coder(
-            D=to_shared(self.components_, rows),
-            offset=to_tensor(self.intercept_, rows),
-            alpha=self.alpha_,
-            k=self.n_nonzero_coefs_,
-            solver=self.solver,
-            positive=self.positive_code_,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            weights=optional_tensor(self.weights_, rows),
-            ridge=self.ridge,
-            debias=self.debias,
-        )
+        k, positive = self.n_nonzero_coefs_, self.positive_code_
+        coder = Coder.of(self, rows, k=k, positive=positive, max_iter=self.max_iter)
         return _Refine(coder, self._starter(rows))
 
     def _starter(self, rows: Rows) -> Encode | None:

@@ -9,7 +9,7 @@ import torch
 
 from ..inference import SOLVERS
 from ..learning.atoms import ATOM_UPDATES
-from .arrays import Rows, optional_tensor, to_shared, to_tensor
+from .arrays import Rows
 from .coding import Coder
 from .learned import DictionaryLearner
 from .validation import Interval, StrOptions
@@ -261,19 +261,8 @@ class SparseCodingEncoder(DictionaryLearner):
         return self.n_nonzero_coefs
 
     def _encoder(self, rows: Rows) -> Coder:
-        return Coder(
-            D=to_shared(self.components_, rows),
-            offset=to_tensor(self.intercept_, rows),
-            alpha=self.alpha_,
-            k=self.n_nonzero_coefs,
-            solver=self.solver,
-            positive=self.positive_code,
-            max_iter=self.transform_max_iter,
-            tol=self.tol,
-            weights=optional_tensor(self.weights_, rows),
-            ridge=self.ridge,
-            debias=self.debias,
-        )
+        k, positive = self.n_nonzero_coefs, self.positive_code
+        return Coder.of(self, rows, k=k, positive=positive, max_iter=self.transform_max_iter)
 
     def _after_transform(self, encode: Any) -> None:
         encode.warn("transform_max_iter")
