@@ -336,7 +336,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         -------
         float
             1 − FVU: at most 1; 0 is what the mean of these rows would get. If they are all the
-            same it is 1 where the reconstruction is exact up to rounding in their type, and 0
+            same it is 1 where the reconstruction is exact up to rounding in float32, and 0
             otherwise.
 
         Raises
