@@ -250,6 +250,7 @@ def test_configurations_of_scikit_learn(estimator, config):
         )
 
 
+@pytest.mark.filterwarnings("ignore:alpha=.auto. is 0")
 @pytest.mark.parametrize("n", [3, 7, 10, 11])  # the mean of so many .1 is not always .1
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_score_of_rows_that_are_all_the_same_is_one_or_zero(dtype, n):

@@ -307,6 +307,14 @@ def test_numbers_beyond_the_type_of_training(make):
     assert np.isfinite(make(16, max_iter=2, precision="float64").fit(X * 1e100).loss_)
 
 
+@pytest.mark.parametrize("make", [SAEEncoder, SparseCodingEncoder])
+def test_rows_that_give_no_alpha_are_told_of(make):
+    coder = make(16, fit_intercept=True)
+    with pytest.warns(UserWarning, match="alpha='auto' is 0.*begin with rows that differ"):
+        coder.partial_fit(np.full((5, 8), 3.0))
+    assert coder.alpha_ == 0
+
+
 def test_exhaustive_search_names_its_limit_before_learning(monkeypatch):
     monkeypatch.setattr(SparseCodingEncoder, "_learn", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(ValueError, match="supports of at most 8 of 64 atoms"):

@@ -145,8 +145,8 @@ def test_every_make_of_the_codes_recovers(monkeypatch, batch_size, compiled):
     """Where compiled loops do not serve, proximal steps find the same dictionary."""
     if not compiled:
         monkeypatch.setattr(kernels, "accelerated", lambda D: False)
-    X, _, D = planted(600, 10, 12, 2, seed=88, noise=0.0)
-    options = {"n_init": 4, "batch_size": batch_size, "random_state": 0, "max_iter": 60}
+    X, _, D = planted(400, 10, 12, 2, seed=88, noise=0.0)
+    options = {"n_init": 3, "batch_size": batch_size, "random_state": 0, "max_iter": 40}
     coder = SparseCodingEncoder(12, **options).fit(X)
     assert dictionary_corr_coef(D, coder.components_) > 0.995
     codes = coder.transform(X)

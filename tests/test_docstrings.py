@@ -1,17 +1,25 @@
 """What several docstrings say of one parameter they say in the same words."""
 
+import importlib
 import inspect
 import re
 
 import pytest
 
+import sparsecode_estimators as public
 from sparsecode_estimators import (
     ITORefiner,
     MLPEncoder,
     SAEEncoder,
     SparseCodingEncoder,
     UnrolledEncoder,
+    datasets,
+    formats,
+    interpret,
+    metrics,
+    plotting,
     sparse_encode,
+    theory,
 )
 
 # Of each pair, the parameters that mean something else.
@@ -31,8 +39,8 @@ OWN = {
 def section(documented, title):
     """Of each entry of a section the text, its lines joined."""
     text = inspect.getdoc(documented)
-    body = re.search(rf"^{title}\n-+\n(.*?)(?=^[A-Z][A-Za-z ]*\n-+\n|\Z)", text, re.M | re.S)[1]
-    entries = re.split(r"^(?=\S)", body, flags=re.M)
+    body = re.search(rf"^{title}\n-+\n(.*?)(?=^[A-Z][A-Za-z ]*\n-+\n|\Z)", text, re.M | re.S)
+    entries = re.split(r"^(?=\S)", body[1] if body else "", flags=re.M)
     return {each.split(" :")[0]: " ".join(each.split()) for each in entries if each.strip()}
 
 
@@ -63,3 +71,18 @@ def test_parameters_are_those_of_the_signature_and_their_defaults(documented):
             assert float(stated[1]) == default
         else:
             assert stated[1] in shown
+
+
+ROOMS = (public, datasets, formats, interpret, metrics, plotting, theory)
+PUBLIC = [(room, name) for room in ROOMS for name in room.__all__ if callable(getattr(room, name))]
+
+
+@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
+def test_whoever_reads_one_docstring_finds_the_next(room, name):
+    documented = getattr(room, name)
+    also = section(documented, "See Also")
+    assert also or section(documented, "Examples")
+    for each in also:
+        package, _, last = each.rpartition(".")
+        assert last in (importlib.import_module(package) if package else room).__all__
+        assert last != name

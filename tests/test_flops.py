@@ -313,12 +313,12 @@ def test_refiners_of_signed_codes_begin_at_their_positive_ones():
         {"dict_update": "mod"},
         {"dict_update": "ksvd", "n_init": 3},
         {"fit_intercept": True, "n_init": 1},
-        {"batch_size": 100, "max_iter": 6, "n_init": 4},
+        {"batch_size": 100, "max_iter": 4},
     ],
     ids=str,
 )
 def test_dictionary_learning_counts_itself(options, reference):
-    coder = SparseCodingEncoder(N, random_state=0, **{"max_iter": 30, "n_init": 4, **options})
+    coder = SparseCodingEncoder(N, random_state=0, **{"max_iter": 10, "n_init": 4, **options})
     by_torch = counted(lambda: coder.fit(X[:200]))
     assert count_flops(coder, 200, phase="training") == pytest.approx(by_torch, rel=0.02)
 

@@ -15,7 +15,7 @@ import skops.io
 import torch
 from problems import planted
 from sklearn import clone
-from sklearn.decomposition import DictionaryLearning
+from sklearn.decomposition import PCA, DictionaryLearning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -164,6 +164,18 @@ def test_a_foreign_encoder_of_a_frame_is_given_names(library, frozen):
         warnings.simplefilter("error", UserWarning)
         codes = refiner.transform(frame)
     np.testing.assert_allclose(codes, ITORefiner(encoder).fit(X).transform(X), atol=1e-6)
+
+
+def test_the_mean_of_a_foreign_encoder_is_its_offset():
+    X = planted(100, 4, 8, 2, seed=3)[0] + 5.0
+    pca = PCA(2).fit(X)
+    refiner = ITORefiner(FrozenEstimator(pca), alpha=0.0, positive_code=False).fit(X)
+    np.testing.assert_allclose(refiner.transform(X), pca.transform(X), atol=1e-10)
+    np.testing.assert_allclose(
+        refiner.inverse_transform(refiner.transform(X)),
+        pca.inverse_transform(pca.transform(X)),
+        rtol=1e-10,
+    )
 
 
 def test_half_precision_of_frames():

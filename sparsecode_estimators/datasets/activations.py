@@ -345,6 +345,10 @@ def decode_tokens(token_ids: Any, tokenizer: Any) -> NDArray[np.object_]:
     OSError
         If it cannot be read or fetched.
 
+    See Also
+    --------
+    load_activations : Keeps the ids of the tokens.
+
     Examples
     --------
     >>> from sparsecode_estimators.datasets import decode_tokens, load_gpt2_activations

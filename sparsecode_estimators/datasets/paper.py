@@ -46,6 +46,10 @@ def load_paper_data(
     ValueError
         If `scenario` is unknown or a size is out of range.
 
+    See Also
+    --------
+    make_sparse_codes : Other sizes, distributions and noise.
+
     Notes
     -----
     The codes come from NumPy's legacy generator: for each sample N normal

@@ -106,6 +106,11 @@ def make_sparse_codes(
         `n_components`, another parameter is out of its range, or with it a result is not finite
         in `dtype`.
 
+    See Also
+    --------
+    load_paper_data : The data sets of O'Neill, Gumran & Klindt (2025).
+    sparsecode_estimators.metrics.mean_corr_coef : How well codes were recovered.
+
     Notes
     -----
     Supports take :math:`O(n N)` time; the memory beside the result is bounded.

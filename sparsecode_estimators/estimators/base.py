@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -44,10 +45,24 @@ def auto_alpha(
     """A share of the median ``alpha_max`` of rows that have codes: scales with X, as codes then do.
 
     That of fewer rows, evenly spread, where the product with all atoms would take long.
+
+    Warns
+    -----
+    UserWarning
+        If it is 0, as none of these rows has codes.
     """
     n = max(LEAST_ROWS, ALPHA_WORK // D.numel())
     X = X[:: -(-len(X) // n)]
-    return fraction * usual_alpha_max(X, D, positive=positive, weights=weights)
+    alpha = fraction * usual_alpha_max(X, D, positive=positive, weights=weights)
+    if alpha == 0:
+        warnings.warn(
+            "alpha='auto' is 0: it is measured by the rows at hand, less the offset, and no atom "
+            "explains any of them. Codes have no penalty from now on: give alpha as a number, or "
+            "begin with rows that differ.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return alpha
 
 
 def thawed(estimator: Any) -> Any:

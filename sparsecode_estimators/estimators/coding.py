@@ -34,6 +34,10 @@ class EncodeInfo(NamedTuple):
     flops : int
         Floating point operations spent on all rows, one multiply-add being two.
 
+    See Also
+    --------
+    sparse_encode : Returns it with ``return_info=True``.
+
     Examples
     --------
     >>> import numpy as np

@@ -100,6 +100,11 @@ def sparse_encode(
     ConvergenceWarning
         If rows did not reach ``tol`` and ``return_info`` is false.
 
+    See Also
+    --------
+    SparseCodingEncoder : The same inference as a transformer, and the dictionary for it.
+    sparsecode_estimators.metrics.amortisation_gap : How far codes that are guessed are from these.
+
     Examples
     --------
     >>> import numpy as np

@@ -40,8 +40,8 @@ class ITORefiner(BaseSparseCoder):
     estimator : encoder or None, default=None
         Fitted inside on a clone; wrap a fitted one in ``sklearn.frozen.FrozenEstimator`` to
         use it as it is. An encoder of this package, or any transformer with
-        ``components_`` whose ``transform`` gives codes for them. None: sparse coding
-        with ``dictionary``.
+        ``components_`` whose ``transform`` gives codes for them; its offset is ``intercept_``,
+        or scikit-learn's ``mean_``, or zero. None: sparse coding with ``dictionary``.
     dictionary : array-like of shape (n_components, n_features), callable or None, default=None
         Used in place of the encoder's; required without one.
     solver : str, default="auto"
@@ -109,6 +109,11 @@ class ITORefiner(BaseSparseCoder):
         In ``fit``, with neither an estimator nor a dictionary, for a dictionary of another
         shape than the encoder's, an encoder without ``components_``, or one with
         ``objective="targets"``.
+
+    See Also
+    --------
+    SparseCodingEncoder : The same solvers, without an encoder to start from.
+    sparse_encode : The same inference as a function, with certificates.
 
     References
     ----------
@@ -218,7 +223,7 @@ class ITORefiner(BaseSparseCoder):
                 f"{rows.n_features}: give it the rows that it is for."
             )
         self.components_ = to_array(to_tensor(D, rows), rows)
-        offset = getattr(inner, "intercept_", None)
+        offset = getattr(inner, "intercept_", getattr(inner, "mean_", None))
         offset = np.zeros(rows.n_features) if offset is None else offset
         self.intercept_ = to_array(to_tensor(offset, rows), rows)
         self.n_components_ = len(self.components_)

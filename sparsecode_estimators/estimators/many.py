@@ -55,6 +55,10 @@ def fit_many(
         When the loss of some stops being finite, after the others have been fitted. As in
         ``fit`` the attributes of these hold their last finite state.
 
+    See Also
+    --------
+    SAEEncoder : One encoder, of any size.
+
     Examples
     --------
     >>> from sparsecode_estimators import MLPEncoder, SAEEncoder, fit_many

@@ -176,6 +176,12 @@ class MLPEncoder(BaseSparseEncoder):
     OSError
         In ``fit``, if the folder ``checkpoint`` cannot be written to.
 
+    See Also
+    --------
+    SAEEncoder : One matrix product in place of hidden layers.
+    UnrolledEncoder : Layers that are steps of a solver.
+    ITORefiner : Better codes by a solver that starts from this encoder's.
+
     References
     ----------
     O'Neill, Gumran & Klindt (2025), arXiv 2411.13117, section 4.

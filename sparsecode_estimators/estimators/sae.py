@@ -174,6 +174,13 @@ class SAEEncoder(BaseSparseEncoder):
     OSError
         In ``fit``, if the folder ``checkpoint`` cannot be written to.
 
+    See Also
+    --------
+    MLPEncoder : Hidden layers between rows and codes.
+    ITORefiner : Better codes by a solver that starts from this encoder's.
+    fit_many : Many small encoders at once.
+    sparsecode_estimators.formats.load_pretrained : SAEs that others trained.
+
     References
     ----------
     Cunningham et al. (2023), arXiv 2309.08600; Bricken et al. (2023), "Towards

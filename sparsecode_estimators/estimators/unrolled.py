@@ -183,6 +183,12 @@ class UnrolledEncoder(BaseSparseEncoder):
     OSError
         In ``fit``, if the folder ``checkpoint`` cannot be written to.
 
+    See Also
+    --------
+    SAEEncoder : One step with weights of its own.
+    MLPEncoder : Layers that know nothing of the dictionary.
+    ITORefiner : Steps that are not learned, as many as a certificate needs.
+
     References
     ----------
     Gregor & LeCun (2010), "Learning fast approximations of sparse coding". Chen, Liu, Wang &

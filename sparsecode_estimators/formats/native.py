@@ -117,6 +117,11 @@ def load(path: str | os.PathLike) -> Any:
     ImportError
         Without safetensors.
 
+    See Also
+    --------
+    save : Writes what it reads.
+    load_pretrained : SAEs of other libraries.
+
     Examples
     --------
     See :func:`save`.

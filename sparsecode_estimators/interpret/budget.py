@@ -95,6 +95,10 @@ class Estimate(NamedTuple):
         Of these requests, at four bytes a token.
     answer_tokens : int or None
         That the answers can have at most; None if the parameters set no limit.
+
+    See Also
+    --------
+    ChatClient : Makes it, before anything is sent.
     """
 
     n_prompts: int

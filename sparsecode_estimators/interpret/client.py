@@ -86,6 +86,11 @@ class ChatClient:
     RuntimeError
         If the journal is open elsewhere.
 
+    See Also
+    --------
+    explain_latents : Asks it for explanations.
+    score_explanations : Asks it for verdicts.
+
     Notes
     -----
     The key of a request is a hash of the model's name, the messages and `parameters`. Give

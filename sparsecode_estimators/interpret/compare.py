@@ -23,6 +23,10 @@ class Comparison(NamedTuple):
     p_value : float
         Wilcoxon's signed-rank test, two-sided; pairs without a difference are split evenly.
     l0_a, l0_b : float or None
+
+    See Also
+    --------
+    compare_encoders : Makes it.
     """
 
     n_latents: int
@@ -77,6 +81,11 @@ def compare_encoders(
     ValueError
         If L0 differs too much, the scores come from different methods, or there are fewer than
         two pairs with scores.
+
+    See Also
+    --------
+    random_encoder : What to compare with.
+    score_explanations : Makes the scores.
 
     Notes
     -----

@@ -38,6 +38,10 @@ class Explanation:
         context. They are not used to judge the explanation.
     n_requests, prompt_tokens, answer_tokens : int
         What it took; tokens also if they were paid in an earlier run.
+
+    See Also
+    --------
+    explain_latents : Makes one for each latent.
     """
 
     latent: int
@@ -60,6 +64,11 @@ class Explanations(Results[Explanation]):
     rows : iterable of Explanation
     metadata : mapping, default=None
         How they came about: model, parameters of the requests, settings.
+
+    See Also
+    --------
+    explain_latents : Makes them.
+    score_explanations : How good they are.
 
     Examples
     --------

@@ -26,6 +26,10 @@ class Context(NamedTuple):
         Row of the codes that the context is about.
     center : int
         The place of that row in `tokens`.
+
+    See Also
+    --------
+    collect_contexts : Finds contexts of all latents.
     """
 
     tokens: tuple[str, ...]
@@ -56,6 +60,10 @@ class LatentContexts:
         beyond is counted in the end bins.
     corpus : Corpus
         The tokens and documents.
+
+    See Also
+    --------
+    collect_contexts : Makes them.
 
     Examples
     --------

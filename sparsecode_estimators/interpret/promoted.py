@@ -17,6 +17,10 @@ class PromotedTokens(NamedTuple):
         The largest change first.
     raised_logits, lowered_logits : float32 ndarray
         Change of the logit for one unit of the code.
+
+    See Also
+    --------
+    promoted_tokens : Makes them.
     """
 
     raised: np.ndarray
@@ -52,6 +56,10 @@ def promoted_tokens(components: Any, unembedding: Any, tokens: Any, n: int = 10)
     ------
     ValueError
         If shapes do not fit, or n is below 1.
+
+    See Also
+    --------
+    LatentReport : Shows them.
 
     References
     ----------

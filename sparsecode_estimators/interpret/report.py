@@ -58,6 +58,10 @@ class LatentReport:
     ValueError
         If a parameter does not fit the number of latents, or is out of its range.
 
+    See Also
+    --------
+    collect_contexts : Contexts of which it shows some.
+
     Notes
     -----
     The data lie in the page in compressed pieces of 64 latents, which the browser unpacks when

@@ -90,6 +90,11 @@ def score_explanations(
     UserWarning
         Once, if latents were not judged or verdicts are missing, with the reasons.
 
+    See Also
+    --------
+    explain_latents : Makes the explanations.
+    score_tokens : How far single tokens explain a latent.
+
     Notes
     -----
     A context without a valid verdict, after one attempt to repair the answer, counts as a

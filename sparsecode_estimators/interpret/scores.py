@@ -45,6 +45,10 @@ class LatentScore:
         With those of the baseline.
     judged : tuple of (int, str, bool, bool or None)
         Row of the corpus, kind of context, truth and verdict of each.
+
+    See Also
+    --------
+    score_explanations : Makes one for each latent.
     """
 
     latent: int
@@ -78,6 +82,11 @@ class Scores(Results[LatentScore]):
     rows : iterable of LatentScore
     metadata : mapping, default=None
         How they came about: model, method, settings, and the L0 of the codes.
+
+    See Also
+    --------
+    score_explanations : Makes them.
+    compare_encoders : Compares those of two encoders.
 
     Examples
     --------

@@ -29,6 +29,10 @@ class Answer(NamedTuple):
         That were sent for it now; 0 if the journal had the answer.
     prompt_tokens, answer_tokens : int
         As the server counted them, also if they were paid in an earlier run; 0 if it did not.
+
+    See Also
+    --------
+    ChatClient : Gives one for each prompt.
     """
 
     text: str | None

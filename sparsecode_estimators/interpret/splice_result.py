@@ -43,6 +43,10 @@ class SpliceScores(NamedTuple):
         divergence, for paired comparisons of estimators on the same texts.
     n_tokens : int
         Predictions that were scored.
+
+    See Also
+    --------
+    splice_scores : Makes them.
     """
 
     ce_original: float

@@ -47,6 +47,10 @@ def iter_codes(estimator: Any, X: Any, *, n_rows: int | None = None) -> Iterator
     ValueError
         If `n_rows` is below 1.
 
+    See Also
+    --------
+    collect_contexts : What they are needed for.
+
     Examples
     --------
     >>> import numpy as np

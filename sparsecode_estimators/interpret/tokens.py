@@ -28,6 +28,10 @@ class TokenScores(NamedTuple):
         Tokens of these documents.
     tokens : list of tuple of str
         The tokens that predict each latent, those on which it fires most often first.
+
+    See Also
+    --------
+    score_tokens : Makes them.
     """
 
     f1: NDArray[np.float64]
@@ -79,6 +83,10 @@ def score_tokens(
     ------
     TypeError, ValueError
         As :func:`collect_contexts`; and if there is but one document.
+
+    See Also
+    --------
+    score_explanations : The same for what a language model says of a latent.
 
     Notes
     -----

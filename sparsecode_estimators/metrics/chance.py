@@ -65,6 +65,10 @@ def chance_level(
         If `kind` is unknown, `X` is missing, `n_repeats` is below 1, or shapes
         do not fit.
 
+    See Also
+    --------
+    mean_corr_coef : What is compared with it.
+
     References
     ----------
     Random baselines for sparse autoencoders: arXiv:2602.14111, arXiv:2501.17727.

@@ -119,6 +119,10 @@ def aligned_corr_coef(codes_true: Any, codes_pred: Any) -> float:
         If the shapes differ, there are fewer than 2 rows, or values are not
         finite.
 
+    See Also
+    --------
+    mean_corr_coef : Finds the order of the columns first.
+
     References
     ----------
     arXiv:2411.13117, the experiments with known sparse codes.
@@ -163,6 +167,10 @@ def dictionary_corr_coef(D_true: Any, D_pred: Any, *, centered: bool = False) ->
     ------
     ValueError
         If the numbers of columns differ, or `centered` with a single column.
+
+    See Also
+    --------
+    mean_corr_coef : The same for codes.
 
     References
     ----------

@@ -38,6 +38,11 @@ class AmortisationGap(NamedTuple):
         Duality gap of the best codes on the support: ``magnitude`` is at most this much
         larger than it says.
 
+    See Also
+    --------
+    amortisation_gap : Makes it.
+    sparsecode_estimators.plotting.GapDisplay : Draws it.
+
     Examples
     --------
     >>> import numpy as np
@@ -84,9 +89,9 @@ def amortisation_gap(
     Parameters
     ----------
     estimator : fitted encoder, Pipeline that ends in one, or None
-        Needs ``components_``, and ``transform`` unless `codes` are given; ``intercept_``,
-        ``positive_code`` and ``alpha_`` are used if it has them. None: codes, dictionary
-        and alpha are given, and the offset b is zero (take yours off X).
+        Needs ``components_``, and ``transform`` unless `codes` are given; ``intercept_`` (else
+        scikit-learn's ``mean_``), ``positive_code`` and ``alpha_`` are used if it has them. None:
+        codes, dictionary and alpha are given, and the offset b is zero (take yours off X).
     X : array-like of shape (n_samples, n_features)
         What the estimator's ``transform`` takes.
     codes : array-like, CSR, DataFrame or tensor of shape (n_samples, n_components), default=None
@@ -111,6 +116,11 @@ def amortisation_gap(
     ValueError
         If codes, dictionary or alpha are neither given nor known from the estimator, do not
         fit together, or codes are negative that must not be.
+
+    See Also
+    --------
+    sparsecode_estimators.plotting.GapDisplay : Gaps of several encoders as curves.
+    support_scores : Which codes are wrong, where the truth is known.
 
     References
     ----------
@@ -219,7 +229,7 @@ def _problem(encoder: Any, dictionary: Any, alpha: Any, positive: bool | None) -
             else f"estimator={name} has no components_: give the dictionary that its codes are for."
         )
     D = check_array(from_tensor(components), dtype=np.float64, input_name="dictionary")
-    offset = getattr(encoder, "intercept_", None)
+    offset = getattr(encoder, "intercept_", getattr(encoder, "mean_", None))
     offset = np.zeros(D.shape[1]) if offset is None else np.asarray(offset, dtype=np.float64)
     alpha = getattr(encoder, "alpha_", None) if alpha is None else alpha
     if alpha is None:

@@ -37,6 +37,10 @@ def explained_variance(X: Any, X_hat: Any) -> float:
     ValueError
         If the shapes differ or values are not finite.
 
+    See Also
+    --------
+    reconstruction_scorer : The same of a fitted estimator, for model selection.
+
     References
     ----------
     Chan, Golub & LeVeque (1979), "Updating formulae and a pairwise algorithm

@@ -33,6 +33,10 @@ def mcc_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     ValueError
         If `y` is None, or holds no codes but what an encoder with ``objective="targets"`` predicts.
 
+    See Also
+    --------
+    mean_corr_coef : The same of two arrays.
+
     Examples
     --------
     >>> from sparsecode_estimators import SparseCodingEncoder
@@ -75,6 +79,10 @@ def reconstruction_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     float
         At most 1, higher is better.
 
+    See Also
+    --------
+    explained_variance : The same of two arrays.
+
     Examples
     --------
     >>> import numpy as np
@@ -105,6 +113,10 @@ def sparsity_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     -------
     float
         Between -n_components and 0.
+
+    See Also
+    --------
+    l0 : The same of an array.
 
     Examples
     --------

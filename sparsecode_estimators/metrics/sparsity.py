@@ -21,6 +21,10 @@ class SupportScores(NamedTuple):
     f1 : float
         Their harmonic mean.
 
+    See Also
+    --------
+    support_scores : Makes them.
+
     Examples
     --------
     >>> from sparsecode_estimators.metrics import support_scores
@@ -46,6 +50,11 @@ def l0(codes: Any) -> float:
     float
         Between 0 and n_components.
 
+    See Also
+    --------
+    dead_latent_fraction : Latents that no row uses.
+    sparsity_scorer : The same of a fitted estimator, for model selection.
+
     Examples
     --------
     >>> from sparsecode_estimators.metrics import l0
@@ -67,6 +76,10 @@ def dead_latent_fraction(codes: Any) -> float:
     -------
     float
         Between 0 and 1.
+
+    See Also
+    --------
+    l0 : How many latents a row uses.
 
     Examples
     --------
@@ -102,6 +115,10 @@ def support_scores(codes_true: Any, codes_pred: Any, *, matching: bool = False) 
     ------
     ValueError
         If the numbers of rows differ, or those of columns without `matching`.
+
+    See Also
+    --------
+    mean_corr_coef : Whether the values are right, in any order of the columns.
 
     Examples
     --------

@@ -46,6 +46,10 @@ class DictionaryDisplay:
     ValueError
         If the dictionaries do not have the same number of features.
 
+    See Also
+    --------
+    sparsecode_estimators.metrics.dictionary_corr_coef : How like two dictionaries are.
+
     Examples
     --------
     >>> import numpy as np

@@ -47,6 +47,11 @@ class FrontierDisplay:
         If there is no method, shapes do not fit, a cost is not above 0, or a score is not
         finite.
 
+    See Also
+    --------
+    RecoveryDisplay : The same without what it costs.
+    sparsecode_estimators.theory.count_flops : What a row costs.
+
     Examples
     --------
     >>> from sparsecode_estimators.plotting import FrontierDisplay

@@ -44,6 +44,10 @@ class GapDisplay:
     ValueError
         If there are no rows, or a part is not finite.
 
+    See Also
+    --------
+    sparsecode_estimators.metrics.amortisation_gap : Makes the numbers.
+
     Examples
     --------
     >>> from sparsecode_estimators import SAEEncoder

@@ -37,6 +37,10 @@ def mean_interval(values: Any, *, confidence: float = 0.95) -> tuple[float, floa
         If there is no value, one is infinite, there are more than two dimensions, or `confidence`
         is out of its range.
 
+    See Also
+    --------
+    RecoveryDisplay : Draws such intervals.
+
     References
     ----------
     Student (1908), "The probable error of a mean", Biometrika 6, 1–25.

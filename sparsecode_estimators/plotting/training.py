@@ -46,6 +46,10 @@ class TrainingDisplay:
         If there is no run, a curve is named twice, a curve or `against` is not in a history or
         not one number for each epoch, or `ax` has not as many axes as there are curves.
 
+    See Also
+    --------
+    sparsecode_estimators.SAEEncoder : Has ``history_`` after a fit.
+
     Examples
     --------
     >>> from sparsecode_estimators import SAEEncoder

@@ -35,6 +35,10 @@ class EncoderCertificate(NamedTuple):
         The multipliers cancel only to rounding, so the proof excludes encoders with
         ``‖(w, b)‖₁`` up to this; infinite where an encoder exists.
 
+    See Also
+    --------
+    perfect_linear_encoder_exists : Makes it.
+
     Examples
     --------
     >>> from sparsecode_estimators.theory import perfect_linear_encoder_exists
@@ -88,6 +92,10 @@ def perfect_linear_encoder_exists(X: Any, codes: Any, *, tol: float = 1e-7) -> E
         If X or codes are not finite, have different numbers of rows, or codes are negative.
     RuntimeError
         If the linear program cannot be solved, or not precisely enough for `tol`.
+
+    See Also
+    --------
+    amortisation_witness : A source that a given encoder gets wrong.
 
     References
     ----------

@@ -28,6 +28,11 @@ def mutual_coherence(dictionary: Any) -> float:
     ValueError
         If the dictionary is not a finite matrix, or has an atom of zeros.
 
+    See Also
+    --------
+    babel_function : The same for groups of atoms.
+    recovery_guarantee : What follows from it.
+
     References
     ----------
     Donoho & Huo (2001), "Uncertainty principles and ideal atomic decomposition".
@@ -66,6 +71,11 @@ def babel_function(dictionary: Any, *, max_size: int | None = None) -> np.ndarra
     ValueError
         If the dictionary is not a finite matrix or has an atom of zeros, or `max_size` is out
         of range.
+
+    See Also
+    --------
+    mutual_coherence : Its value at one.
+    recovery_guarantee : What follows from it.
 
     References
     ----------
@@ -138,6 +148,10 @@ def exact_recovery_condition(
     ValueError
         If the dictionary is not a finite matrix or has an atom of zeros, or `supports` are not
         sets of its atoms.
+
+    See Also
+    --------
+    recovery_guarantee : All guarantees at once.
 
     References
     ----------

@@ -86,6 +86,10 @@ def count_flops(
     sklearn.exceptions.NotFittedError
         If what is to be counted is known only after ``fit``.
 
+    See Also
+    --------
+    sparsecode_estimators.plotting.FrontierDisplay : Quality against operations.
+
     References
     ----------
     O'Neill, Gumran & Klindt (2025), arXiv 2411.13117, appendix, for the formulas.

@@ -33,6 +33,10 @@ class RecoveryGuarantee(NamedTuple):
         A code with at most so many non-zeros is the sparsest one for its row, so that
         exhaustive search finds it: ``n_nonzero_coefs``, or more if the spark says so.
 
+    See Also
+    --------
+    recovery_guarantee : Makes it.
+
     Examples
     --------
     >>> import numpy as np
@@ -83,6 +87,11 @@ def recovery_guarantee(dictionary: Any, *, positive: bool = False) -> RecoveryGu
     ------
     ValueError
         If the dictionary is not a finite matrix, or has an atom of zeros.
+
+    See Also
+    --------
+    phase_transition : What random dictionaries reach.
+    spark : Up to where codes are unique.
 
     References
     ----------

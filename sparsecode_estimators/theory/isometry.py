@@ -28,6 +28,10 @@ class RestrictedIsometry(NamedTuple):
     support : ndarray of shape (k,)
         Atoms whose Gram matrix is that far from the identity.
 
+    See Also
+    --------
+    restricted_isometry : Makes it.
+
     Examples
     --------
     >>> from sparsecode_estimators.theory import restricted_isometry
@@ -82,6 +86,11 @@ def restricted_isometry(
     ValueError
         If the dictionary is not a finite matrix or has an atom of zeros, or a number is out of
         range.
+
+    See Also
+    --------
+    mutual_coherence : A bound that takes no search.
+    recovery_guarantee : What follows from it.
 
     References
     ----------
@@ -204,6 +213,10 @@ def spark(dictionary: Any, *, tol: float = 1e-10) -> float:
     ValueError
         If there are more than 200,000 sets to be tried, the dictionary is not a finite matrix
         or has an atom of zeros.
+
+    See Also
+    --------
+    recovery_guarantee : What follows from it, and from other numbers.
 
     References
     ----------

@@ -49,6 +49,10 @@ def phase_transition(delta: Any, *, positive: bool = False) -> Any:
     ValueError
         If an entry of `delta` is not above 0 and at most 1.
 
+    See Also
+    --------
+    recovery_guarantee : What holds for one dictionary, not on average.
+
     References
     ----------
     Donoho & Tanner (2005), "Neighborliness of randomly projected simplices in high

@@ -24,6 +24,10 @@ class AmortisationWitness(NamedTuple):
     bound : float
         What no one-pass encoder for this dictionary stays below on all such sources.
 
+    See Also
+    --------
+    amortisation_witness : Makes it.
+
     Examples
     --------
     >>> import numpy as np
@@ -90,6 +94,10 @@ def amortisation_witness(
     ------
     ValueError
         If the encoder is exempt, shapes do not fit, or lo and hi are out of range.
+
+    See Also
+    --------
+    perfect_linear_encoder_exists : Whether any one-pass encoder is right on given rows.
 
     References
     ----------
