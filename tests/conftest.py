@@ -100,3 +100,29 @@ def words():
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """Tokens, documents and codes."""
+    import interpreting
+
+    return interpreting.corpus()
+
+
+@pytest.fixture(scope="module")
+def contexts(corpus):
+    """Contexts of their latents."""
+    import interpreting
+
+    return interpreting.contexts(*corpus)
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Runs a function with a client of a server that answers as a script says."""
+    pytest.importorskip("openai")
+    import interpreting
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return interpreting.ask

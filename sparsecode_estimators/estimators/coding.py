@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,17 @@ from torch import Tensor
 from .. import kernels
 from ..inference import SOLVERS, Atoms, Solution, choose, solve
 from .arrays import Rows, optional_tensor, read_rows, to_shared, to_tensor
+from .validation import Interval, StrOptions
+
+# Ranges of what SparseCodingEncoder, ITORefiner and sparse_encode ask of a solver.
+SOLVER_CONSTRAINTS: dict[str, list] = {
+    "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
+    "solver": [StrOptions({"auto", *SOLVERS})],
+    "tol": [Interval(Real, 0, None, closed="neither"), None],
+    "weights": ["array-like", None],
+    "ridge": [Interval(Real, 0, None, closed="left")],
+    "debias": ["boolean"],
+}
 
 
 class EncodeInfo(NamedTuple):

@@ -15,10 +15,9 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ..inference import SOLVERS
 from .arrays import Rows, optional_tensor, read_rows, to_array, to_tensor
 from .base import SAMPLE_ROWS, SOLVER_ALPHA_FRACTION, BaseSparseCoder, Encode, auto_alpha, thawed
-from .coding import Coder, EncodeInfo, check_solver
+from .coding import SOLVER_CONSTRAINTS, Coder, EncodeInfo, check_solver
 from .given import given_dictionary, given_weights
 from .validation import Interval, StrOptions, _fit_context
 
@@ -132,18 +131,13 @@ class ITORefiner(BaseSparseCoder):
     """
 
     _parameter_constraints: ClassVar[dict] = {
+        **SOLVER_CONSTRAINTS,
         "estimator": "no_validation",
         "dictionary": ["array-like", callable, None],
-        "solver": [StrOptions({"auto", *SOLVERS})],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left"), None],
-        "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
         "init": [StrOptions({"encoder", "zeros"})],
         "positive_code": ["boolean", None],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="neither"), None],
-        "weights": ["array-like", None],
-        "ridge": [Interval(Real, 0, None, closed="left")],
-        "debias": ["boolean"],
         "sparse_output": ["boolean"],
         "device": [str, torch.device],
     }

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..inference import SOLVERS
 from ..learning.atoms import ATOM_UPDATES
 from .arrays import Rows
-from .coding import Coder
+from .coding import SOLVER_CONSTRAINTS, Coder
 from .learned import DictionaryLearner
 from .validation import Interval, StrOptions
 
@@ -175,10 +174,9 @@ class SparseCodingEncoder(DictionaryLearner):
     """
 
     _parameter_constraints: ClassVar[dict] = {
+        **SOLVER_CONSTRAINTS,
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
-        "solver": [StrOptions({"auto", *SOLVERS})],
         "dictionary": ["array-like", callable, None],
         "dict_init": ["array-like", None],
         "dict_update": [StrOptions(set(ATOM_UPDATES))],
@@ -190,10 +188,6 @@ class SparseCodingEncoder(DictionaryLearner):
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "warm_start": ["boolean"],
         "transform_max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="neither"), None],
-        "weights": ["array-like", None],
-        "ridge": [Interval(Real, 0, None, closed="left")],
-        "debias": ["boolean"],
         "sparse_output": ["boolean"],
         "random_state": ["random_state"],
         "device": [str, torch.device],
