@@ -63,7 +63,7 @@ def count_flops(
     ----------
     estimator : estimator of this package
         Fitted, unless only its sizes are needed (``convention="paper"``, or inference of an
-        encoder): then `n_features` may be.
+        encoder): then `n_features` may be. A frozen one is taken for what is in it.
     samples : int >= 1 or array-like of shape (n_samples, n_features)
         How many rows, of training those of one epoch; or the rows themselves. Solvers need
         the rows for "exact", as their iterations depend on them; for "paper" T is then the
@@ -82,7 +82,7 @@ def count_flops(
     ValueError
         For an unknown phase or convention, or an estimator that is not of this package; if rows
         or n_features are missing; if the paper has no formula (unrolled encoders, more than one
-        hidden layer).
+        hidden layer, ``objective="targets"``).
     sklearn.exceptions.NotFittedError
         If what is to be counted is known only after ``fit``.
 
@@ -110,6 +110,7 @@ def count_flops(
             f"phase={phase!r} and convention={convention!r}: choose one of {_PHASES} and one of "
             f"{_CONVENTIONS}."
         )
+    estimator = thawed(estimator)
     if not isinstance(estimator, BaseSparseCoder):
         raise ValueError(
             f"estimator={type(estimator).__name__} is not an estimator of this package, whose "
@@ -158,7 +159,11 @@ def _shape(estimator: Any, n_features: int | None) -> Shape:
 
 def _inference(estimator: Any, n: int, X: Any, n_features: int | None) -> int:
     if isinstance(estimator, BaseSparseEncoder):
-        return n * encoder_products(estimator, *_shape(estimator, n_features))
+        N, M = _shape(estimator, n_features)
+        # rows of a transcoder are not as wide as its atoms
+        return n * encoder_products(
+            estimator, N, getattr(estimator, "n_features_in_", n_features or M)
+        )
     info, before = _solved(estimator, X)
     return info.flops + before
 
@@ -211,7 +216,8 @@ def _paper(estimator: Any, n: int, X: Any, phase: str, n_features: int | None) -
     if phase == "training" or isinstance(estimator, BaseSparseEncoder):
         kind = type(estimator).__name__
     formula = PAPER.get((kind, phase))
-    if formula is None:
+    if formula is None or getattr(estimator, "objective", None) == "targets":
+        kind += "" if formula is None else " with objective='targets'"
         raise ValueError(
             f"estimator={kind}: the paper has no formula for it, choose convention='exact'."
         )

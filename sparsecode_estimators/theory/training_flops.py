@@ -21,13 +21,16 @@ def encoder_products(encoder: Any, n_components: int, n_features: int) -> int:
 
 
 def training(encoder: Any, n: int) -> int:
-    """All epochs of a fit to ``n`` rows, and all its steps."""
-    N, M = encoder.components_.shape
-    moves = encoder.objective == "reconstruction" and encoder.dictionary is None
+    """All epochs of a fit to ``n`` rows, and all its steps.
+
+    Rows of a transcoder may be wider than its atoms, or narrower.
+    """
+    (N, M), width = encoder.components_.shape, encoder.n_features_in_
+    moves = encoder.objective != "codes" and encoder.dictionary is None
     if hasattr(encoder, "n_steps"):
-        rows: list[float] = [_unrolled_row(encoder, N * M, moves=moves)] * encoder.n_iter_
+        rows: list[float] = [_unrolled_row(encoder, N, M, moves=moves)] * encoder.n_iter_
     elif encoder.objective == "codes":
-        rows = [_row_of_known_codes(encoder, N, M)] * encoder.n_iter_
+        rows = [_row_of_known_codes(encoder, N)] * encoder.n_iter_
     else:
         rows = [
             _row(encoder, N, M, active, N * dead)
@@ -37,15 +40,20 @@ def training(encoder: Any, n: int) -> int:
     if encoder.objective == "codes" and encoder.dictionary is None:
         total += 2 * n * N * (N + M)  # the dictionary by least squares
     if encoder.activation == "batch_topk":  # codes by which the threshold is set at the end
-        total += min(n, max(1, SETTLING // N)) * encoder_products(encoder, N, M)
-    if getattr(encoder, "weights", None) == "analytic" and moves:
-        total += encoder.n_iter_ * 4 * N * M * (N + M)  # computed anew after every epoch
+        total += min(n, max(1, SETTLING // N)) * encoder_products(encoder, N, width)
+    if getattr(encoder, "weights", None) == "analytic" and (moves or _transcodes(encoder)):
+        total += encoder.n_iter_ * 4 * N * width * (N + width)  # anew after every epoch
     return round(total)
+
+
+def _transcodes(encoder: Any) -> bool:
+    """Whether the encoder sees other rows than it explains, whose offset stays as it is."""
+    return bool(encoder.objective == "targets")
 
 
 def _row(encoder: Any, N: int, M: int, active: float, dead: float) -> float:
     """Of one row in ``learning.gradients.factored``, by the mean active latents of its epoch."""
-    *below, (width, _) = encoder._shapes(M, N)
+    *below, (width, _) = encoder._shapes(encoder.n_features_in_, N)
     deep = 2 * sum(a * b for a, b in below)
     k = encoder._sparsity()
     places = max(active, k or 0)
@@ -61,23 +69,25 @@ def _row(encoder: Any, N: int, M: int, active: float, dead: float) -> float:
         products += dead_products + (2 * dead * width if below else 0)
     if below:  # through the last layer, then weights and inputs of the others
         products += 2 * places * width + 2 * deep
+        if _transcodes(encoder):
+            products -= 2 * below[0][0] * below[0][1]
     return 2 * N * width + deep + products
 
 
-def _row_of_known_codes(encoder: Any, N: int, M: int) -> int:
+def _row_of_known_codes(encoder: Any, N: int) -> int:
     """Forward, weights, and inputs of all layers but the first."""
-    sizes = [a * b for a, b in encoder._shapes(M, N)]
+    sizes = [a * b for a, b in encoder._shapes(encoder.n_features_in_, N)]
     return 2 * (3 * sum(sizes) - sizes[0])
 
 
-def _unrolled_row(encoder: Any, size: int, *, moves: bool) -> int:
+def _unrolled_row(encoder: Any, N: int, M: int, *, moves: bool) -> int:
     """Forward, inputs, and the weights and atoms that are learned."""
-    decodes = encoder.objective == "reconstruction"
     residuals = encoder.n_steps - 1
-    forward = encoder.n_steps + residuals + decodes
     learned = encoder.n_steps if encoder.weights == "learned" else 0
-    atoms = residuals + 1 if moves else 0
-    return 2 * size * (2 * forward + learned + atoms)
+    atoms = residuals if moves or _transcodes(encoder) else 0
+    steps = 2 * (encoder.n_steps + residuals) + learned + atoms
+    decoding = 2 + moves if encoder.objective != "codes" else 0
+    return 2 * N * (steps * encoder.n_features_in_ + decoding * M)
 
 
 def _step(encoder: Any, N: int, M: int, *, moves: bool) -> int:
@@ -89,9 +99,11 @@ def _step(encoder: Any, N: int, M: int, *, moves: bool) -> int:
         arrays += [encoder.gate_scale_, encoder.gate_shift_]
     if encoder.activation == "jumprelu":
         arrays += [encoder.threshold_]
-    if encoder.objective == "reconstruction":
+    if encoder.objective != "codes":
         arrays += [encoder.components_] if moves else []
         arrays += [encoder.intercept_] if encoder._learns_offset() else []
+    if _transcodes(encoder):
+        arrays += [getattr(encoder, "input_components_", ())]
     parameters = sum(np.size(a) for a in arrays)
     once = UNIT * N * M if moves else 0
     shallow = not hasattr(encoder, "n_steps") and len(encoder.encoder_coefs_) == 1
