@@ -767,3 +767,44 @@ def test_rows_of_zeros_do_not_decide_the_penalty():
     X[:101] = 0
     mixed = SparseCodingEncoder(8, random_state=0, n_init=1, max_iter=2).fit(X).alpha_
     assert 0.5 * some < mixed < 2 * some
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ridge", [0.0, 0.5])
+@pytest.mark.parametrize("n", [5, 400])
+def test_a_start_of_more_codes_than_there_is_room_for(n, ridge, dtype):
+    """Few rows without a Gram matrix, many with one."""
+    rng = np.random.default_rng([20112, n])
+    D = rng.standard_normal((1000, 20))
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    X, D = rng.standard_normal((n, 20)).astype(dtype), D.astype(dtype)
+    init = np.abs(rng.standard_normal((n, 1000)) * (rng.random((n, 1000)) < 0.3)).astype(dtype)
+    options = {"alpha": 1.0, "ridge": ridge, "return_info": True}
+    warm, info = sparse_encode(X, D, init=init, **options)
+    cold, _ = sparse_encode(X, D, **options)
+    assert info.converged.all()
+    np.testing.assert_allclose(warm, cold, atol=1e-3 if dtype == np.float32 else 1e-7)
+    residual = 0.5 * ((X - warm @ D) ** 2).sum(1)
+    np.testing.assert_allclose(info.residual, residual, rtol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["omp", "ols", "omp_replacement", "stagewise"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_batch_of_rows_that_no_atom_explains(solver, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernels, "_compiled", lambda: None)
+    D = np.abs(np.random.default_rng(20113).standard_normal((1100, 20)))
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    for X in (np.zeros((1, 20)), -np.ones((2, 20))):
+        codes = sparse_encode(X, D, n_nonzero_coefs=2, solver=solver)
+        np.testing.assert_array_equal(codes, 0)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_debias_with_atoms_of_very_different_lengths(positive):
+    rng = np.random.default_rng(20114)
+    D = rng.standard_normal((4, 20))
+    D[0] *= 1e6
+    codes = np.array([[1e-6, 1.0, 2.0, 0.5]])
+    found = sparse_encode(codes @ D, D, alpha=1e-3, debias=True, positive_code=positive)
+    np.testing.assert_allclose(found, codes, rtol=1e-8)

@@ -178,6 +178,17 @@ def test_the_mean_of_a_foreign_encoder_is_its_offset():
     )
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("positive", [None, True, False])
+def test_a_refiner_of_a_refiner_has_its_signs(frozen, positive):
+    X = planted(100, 6, 12, 2, seed=4)[0]
+    sae = SAEEncoder(12, max_iter=3, random_state=0)
+    inner = ITORefiner(sae, alpha=0.05, positive_code=positive).fit(X)
+    outer = ITORefiner(FrozenEstimator(inner) if frozen else inner, alpha=0.05).fit(X)
+    assert outer.positive_code_ is (positive is not False)
+    np.testing.assert_allclose(outer.transform(X), inner.transform(X), atol=1e-4)
+
+
 def test_half_precision_of_frames():
     pandas = pytest.importorskip("pandas")
     sae = SAEEncoder(8, max_iter=2, random_state=0).fit(X)

@@ -241,7 +241,7 @@ class ITORefiner(BaseSparseCoder):
         """Whether the parameters suit each other, before the encoder's fit, which may be long."""
         positive = self.positive_code
         if positive is None:
-            positive = getattr(thawed(self.estimator), "positive_code", True)
+            positive = _sign_rule(self.estimator)
         self.positive_code_: bool = positive
         check_solver(
             self.solver,
@@ -339,6 +339,20 @@ def _named(x: Tensor, inner: Any) -> Any:
     import pandas as pd
 
     return pd.DataFrame(x.cpu().numpy(), columns=names)
+
+
+def _sign_rule(estimator: Any) -> bool:
+    """Whether an encoder's codes are positive; a refiner may leave that to its own encoder."""
+    frozen = False
+    while estimator is not None:
+        frozen = frozen or isinstance(estimator, FrozenEstimator)
+        inner = thawed(estimator)
+        for name in ("positive_code_", "positive_code")[not frozen :]:
+            rule = getattr(inner, name, None)
+            if rule is not None:
+                return bool(rule)
+        estimator = getattr(inner, "estimator", None)
+    return True
 
 
 def _dense(codes: Any) -> np.ndarray:

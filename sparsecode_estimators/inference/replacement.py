@@ -17,7 +17,8 @@ def omp_replacement(
     Jain, Tewari & Dhillon (2011), in steps that are only taken downhill: add the
     best atom to a full support, refit, drop the smallest code, refit. A local
     optimum that starts well from another encoder's codes and is never worse than
-    least squares on their support.
+    least squares on their support. (Compiled loops in float32 give an atom of a start up that
+    lies within about a degree of the span of the others.)
 
     Parameters
     ----------

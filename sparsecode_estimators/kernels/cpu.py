@@ -21,6 +21,7 @@ from .cpu_replacement import replacement as _replacement
 from .cpu_replacement import room_for as room_for_exchanges
 from .cpu_stages import room_for as room_for_stages
 from .cpu_stages import stages as _stages
+from .cpu_working_set import limits
 from .cpu_working_set import room_for as room_for_lasso
 from .cpu_working_set import working_set as _working_set
 from .reference import Answer
@@ -44,6 +45,8 @@ def working_set(
     n_components = len(D)
     if n_components <= FEW:
         start = None  # all atoms are looked at anyway
+    if start is not None:
+        start = _largest(start, limits(D, 0.0)[1])
     codes, energy, n_iter = room_for_answers(X, n_components, start)
     gap = np.empty(len(X))
     rows, atoms, prices = (t.detach().contiguous().numpy() for t in (X, D, penalty))
@@ -60,6 +63,18 @@ def working_set(
         _many(given, gram, warm, max_steps, out)
     answers = (torch.from_numpy(gap), torch.from_numpy(energy), torch.from_numpy(n_iter))
     return Answer(codes, *answers, flops=flops)
+
+
+def _largest(codes: Tensor, most: int) -> Tensor:
+    """Rows with more codes than there is room for keep the largest of them."""
+    crowded = (codes != 0).sum(1) > most
+    if not crowded.any():
+        return codes
+    rows = codes[crowded]
+    kept = rows.abs().topk(most, dim=1).indices
+    codes = codes.clone()
+    codes[crowded] = torch.zeros_like(rows).scatter_(1, kept, rows.gather(1, kept))
+    return codes
 
 
 def _many(

@@ -38,12 +38,14 @@ def damped_factor(gram: Tensor, valid: Tensor, share: float) -> Tensor:
     gram : Tensor of shape (n, k, k)
     valid : Tensor of shape (n, k)
     share : float
-        Of the largest entry, that is added to the diagonal: atoms may depend on each other.
+        Of each entry of the diagonal, that is added to it: atoms may depend on each other, and
+        be of very different lengths.
     """
     gram = gram * (valid.unsqueeze(2) & valid.unsqueeze(1))
-    size = gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
-    size = size.clamp(min=torch.finfo(gram.dtype).tiny)
-    damping = torch.where(valid, share * size, size)
+    own = gram.diagonal(dim1=1, dim2=2)
+    size = own.amax(1, keepdim=True).clamp(min=torch.finfo(gram.dtype).tiny)
+    least = torch.finfo(gram.dtype).eps ** 2 * size  # an atom of zeros has no length
+    damping = torch.where(valid, torch.maximum(share * own, least), size)
     return torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))[0]
 
 

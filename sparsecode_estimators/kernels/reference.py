@@ -250,7 +250,9 @@ def _refit(x: Tensor, d: Tensor, on: Tensor, codes: Tensor, positive: bool) -> t
 
     And their operations.
     """
-    indices, valid = top_support(on.to(codes), int(on.sum(1).max()) if len(on) else 0)
+    if not on.any():
+        return torch.zeros_like(codes), 0
+    indices, valid = top_support(on.to(codes), int(on.sum(1).max()))
     start = codes.gather(1, indices)
     values, flops = least_squares(x, d, indices, valid, start, positive=positive)
     return torch.zeros_like(codes).scatter_(1, indices, values), flops
