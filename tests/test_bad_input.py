@@ -315,6 +315,14 @@ def test_rows_that_give_no_alpha_are_told_of(make):
     assert coder.alpha_ == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"batch_size": 10}])
+def test_rows_whose_squares_vanish_are_not_learned_from(options):
+    coder = SparseCodingEncoder(16, n_init=1, max_iter=3, random_state=0, **options)
+    with pytest.raises(ValueError, match=r"X is too small.*precision='float64'"):
+        coder.fit(X * 1e-22)
+    assert coder.set_params(precision="float64").fit(X * 1e-22).score(X * 1e-22) > 0.5
+
+
 def test_exhaustive_search_names_its_limit_before_learning(monkeypatch):
     monkeypatch.setattr(SparseCodingEncoder, "_learn", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(ValueError, match="supports of at most 8 of 64 atoms"):

@@ -130,6 +130,19 @@ def test_other_codes_and_warm_starts_are_other_runs(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_warm_starts_of_what_only_steps_learn(tmp_path):
+    """Dictionary and weights stay as they are; biases and step sizes are what is learned."""
+    D = planted(1, 8, 16, 3, seed=90)[2]
+    fits = [
+        UnrolledEncoder(dictionary=D, weights="analytic", warm_start=True, checkpoint=folder,
+                        learning_rate="constant", max_iter=2, random_state=0)
+        for folder in (None, tmp_path)
+    ]  # fmt: skip
+    losses = [[encoder.fit(X).loss_ for _ in range(4)] for encoder in fits]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 4
+
+
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="cannot be written to"):

@@ -19,6 +19,11 @@ _DIGEST_ROWS = 1024
 _SAME_RUN = (
     "checkpoint", "checkpoint_seconds", "checkpoint_steps", "device", "sparse_output", "verbose",
 )  # fmt: skip
+# what there is of these is learned, too, or counted
+_WEIGHTS = (
+    "alpha_", "gate_scale_", "gate_shift_", "input_components_", "input_intercept_", "intercept_",
+    "step_sizes_", "threshold_", "_silent_for",
+)  # fmt: skip
 
 
 def run_facts(
@@ -39,9 +44,20 @@ def run_facts(
         facts[name] = f"{len(source)} × {source.n_features} {source.dtype}, rows like {some}"
     facts["the given dictionary"] = _text(given)
     if resume:
-        weights = [estimator.components_, *estimator.encoder_coefs_]
-        facts["the fit to go on from"] = " ".join(map(_text, weights))
+        facts["the fit to go on from"] = " ".join(map(_text, _learned(estimator)))
     return facts
+
+
+def _learned(estimator: Any) -> list[Any]:
+    """All that a fit goes on from: weights, and the moments of its optimiser."""
+    _, moments = estimator._optimizer_state
+    return [
+        estimator.components_,
+        *estimator.encoder_coefs_,
+        *estimator.encoder_intercepts_,
+        *(getattr(estimator, name) for name in _WEIGHTS if hasattr(estimator, name)),
+        *(tensor for name in sorted(moments) for tensor in moments[name]),
+    ]
 
 
 def checkpoint_of(estimator: Any, facts: dict[str, str], sources: tuple[Rows, ...]) -> Checkpoint:

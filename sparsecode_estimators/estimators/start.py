@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..learning.atoms import initial_dictionary, least_squares_dictionary, unit
+from ..learning.atoms import initial_dictionary, least_squares_decoder, unit
 from ..learning.batches import samples
 from ..learning.centres import CENTRES
 from ..learning.encoders import LENGTH_ROWS, Inputs, SparseAutoencoder, fit_length_
@@ -99,9 +99,14 @@ def begin(
             )
     whole = targets[0] if targets else x
     centre = CENTRES[estimator.offset_init]
-    centred, offset, scale = _centred(whole, centre if estimator._learns_offset() else None)
-    if work.codes is not None and estimator.dictionary is None and estimator._encodes_by_dictionary:
-        D = least_squares_dictionary(work.rows.paired(work.codes), offset)
+    learns = estimator._learns_offset()
+    centred, offset, scale = _centred(whole, centre if learns else None)
+    if work.codes is not None and estimator._encodes_by_dictionary:
+        known = None if estimator.dictionary is None else to_tensor(start, work.rows)
+        pairs = work.rows.paired(work.codes)
+        D, offset = least_squares_decoder(pairs, offset, known, learn_offset=learns)
+        centred = whole - offset
+        scale = spread(centred)
     elif start is not None:
         D = to_tensor(start, work.rows)
         D = D if estimator.dictionary is not None else unit(D)

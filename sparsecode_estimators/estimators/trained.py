@@ -14,7 +14,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ..learning.atoms import least_squares_dictionary
+from ..learning.atoms import least_squares_decoder
 from ..learning.codes import Workspace
 from ..learning.dead import DeadLatents
 from ..learning.distributed import Group
@@ -131,7 +131,10 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         """One pass over a chunk of rows, going on from where the last call ended.
 
         The first call decides the dictionary's start, the scale and ``alpha_`` from its
-        chunk; the learning rate stays constant.
+        chunk; the learning rate stays constant. Dead latents are left to the auxiliary loss: they
+        are started again only within chunks of at least ``dead_after`` rows. With
+        ``objective="codes"`` dictionary and offset, and with "batch_topk" the threshold, are those
+        of the last chunk, so give chunks of many more rows than there are latents.
 
         Parameters
         ----------
@@ -191,7 +194,7 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         if group.rank == 0:
             watch = Watch(
                 self, X, y, n_epochs, run.scale, (len(rows), given.whole.n_features),
-                lambda history: self._as_fitted(run, history, given, known), callbacks=decay,
+                lambda history: self._as_fitted(run, history, given, work, known), callbacks=decay,
             )  # fmt: skip
         steps = start(
             run.model, sources.all, settings, seed=seed, optimizer=optimizer, dead=dead,
@@ -204,16 +207,31 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         run, training, given = fit.run, fit.training, fit.given
         run.silent_for = training.run.dead.silent_for
         run.model.rescale_(run.scale, run.input_scale)
-        work = given.using(fit.dtype)
-        if work.codes is not None and fit.known is None and not self._encodes_by_dictionary:
-            pairs, offset = work.rows.paired(work.codes), run.model.offset.detach()
-            run.model.dictionary.data = least_squares_dictionary(pairs, offset)
+        self._explain_by_codes(run.model, given.using(fit.dtype), fit.known)
         self._store(run, training.run.history, given, fit.known, resume=fit.resume)
         if training.diverged is not None:
             raise training.diverged
         if training.watch is not None:
             training.watch.close()
         return self
+
+    def _explain_by_codes(
+        self, model: SparseAutoencoder, work: Sources, known: np.ndarray | None
+    ) -> None:
+        """Of known codes dictionary and offset are those of least squares; codes stay as they are.
+
+        An encoder that sees its dictionary has them from the start.
+        """
+        learns = self._learns_offset()
+        if work.codes is None or self._encodes_by_dictionary or not (known is None or learns):
+            return
+        before = model.offset.detach()
+        D, offset = least_squares_decoder(
+            work.rows.paired(work.codes), before,
+            None if known is None else model.dictionary.detach(), learn_offset=learns,
+        )  # fmt: skip
+        model.dictionary.data, model.offset.data = D, offset
+        model.biases[0].data += model.weights[0].detach() @ (offset - before)
 
     def _resume(self, work: Sources, known: np.ndarray | None) -> Trainee:
         wanted = self._shapes(work.rows.n_features, self.n_components or self.n_components_)
@@ -301,13 +319,19 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         )
 
     def _as_fitted(
-        self, run: Trainee, history: History, given: Sources, known: np.ndarray | None
+        self,
+        run: Trainee,
+        history: History,
+        given: Sources,
+        work: Sources,
+        known: np.ndarray | None,
     ) -> dict[str, Any]:
         """The attributes, if training ended now."""
         twin = copy.copy(self)
         model, optimizer = copy.deepcopy((run.model, history.optimizer))
         optimizer.finish_()
         model.rescale_(run.scale, run.input_scale)
+        self._explain_by_codes(model, work, known)
         twin._store(replace(run, model=model), history, given, known, resume=False)
         return {k: v for k, v in vars(twin).items() if k not in vars(self) or k.endswith("_")}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -205,22 +206,44 @@ def duplicates(D: Tensor, energy: Tensor) -> Tensor:
     return (close & (rank[:, None] < rank[None, :])).any(1)
 
 
-def least_squares_dictionary(batches: Iterable[tuple[Tensor, Tensor]], offset: Tensor) -> Tensor:
-    """The D that minimises ``‖X − b − SD‖²`` for known codes S, from one pass.
+def least_squares_decoder(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    offset: Tensor,
+    D: Tensor | None = None,
+    *,
+    learn_offset: bool,
+) -> tuple[Tensor, Tensor]:
+    r"""D and b that minimise ``‖X − b − SD‖²`` for known codes S, from one pass.
 
-    Atoms that no code uses, or that the codes cannot tell apart, get the solution of
-    least norm. The atoms are not scaled to unit norm: the scale of S is given.
+    With :math:`\bar x` and :math:`\bar s` the means, :math:`b = \bar x - \bar s D`, and D is
+    that of rows and codes less their means. Atoms that no code uses, or that the codes cannot tell
+    apart, get the solution of least norm. The atoms are not scaled to unit norm: the scale of S is
+    given.
 
     Parameters
     ----------
     batches : iterable of (X, S), Tensors of shape (n_i, n_features), (n_i, n_components)
     offset : Tensor of shape (n_features,)
+        Where b is, or about where it is.
+    D : Tensor of shape (n_components, n_features) or None
+        If it is known.
+    learn_offset : bool
+        Whether b may change.
     """
-    gram: Tensor | float = 0.0
-    cross: Tensor | float = 0.0
+    gram: Any = 0.0
+    cross: Any = 0.0
+    codes_sum: Any = 0.0
+    rows_sum: Any = 0.0
+    n = 0
     for x, codes in batches:
         s, r = codes.double(), (x - offset).double()
         gram, cross = gram + s.T @ s, cross + s.T @ r
-    assert isinstance(gram, Tensor)
-    assert isinstance(cross, Tensor)
-    return (torch.linalg.pinv(gram, hermitian=True) @ cross).to(offset.dtype)
+        codes_sum, rows_sum, n = codes_sum + s.sum(0), rows_sum + r.sum(0), n + len(x)
+    if learn_offset:
+        gram = gram - torch.outer(codes_sum, codes_sum) / n
+        cross = cross - torch.outer(codes_sum, rows_sum) / n
+    if D is None:
+        D = (torch.linalg.pinv(gram, hermitian=True) @ cross).to(offset.dtype)
+    if learn_offset:
+        offset = (offset + (rows_sum - codes_sum @ D.double()) / n).to(offset.dtype)
+    return D, offset

@@ -172,9 +172,15 @@ def check_squares(X: Tensor) -> None:
     Raises
     ------
     ValueError
-        If their sum is not finite.
+        If their sum is not finite, or not a number that the type has all digits of.
     """
-    if not X.square().sum().isfinite():
+    total = X.square().sum()
+    if total < torch.finfo(X.dtype).tiny and X.any():
+        raise ValueError(
+            f"X is too small to learn from: squares of entries up to {X.abs().max():.3g} vanish in "
+            f"{X.dtype}. Multiply X by a constant, and alpha with it, or set precision='float64'."
+        )
+    if not total.isfinite():
         raise ValueError(
             f"X is too large to learn from: squares of entries up to {X.abs().max():.3g} overflow "
             f"{X.dtype}. Divide X by a constant, and alpha with it, or set precision='float64'."

@@ -234,7 +234,7 @@ def whole(
     target : Tensor of shape (n, n_targets) or None
         What is reconstructed; None: the rows themselves.
     """
-    codes = model.encode(x)
+    codes = model.activation.of_batch(model.pre_activations(x))
     target = x if target is None else target
     error = model.decode(codes) - target if true is None else codes - true
     energy = loss = 0.5 * error.square().sum() / len(x)
