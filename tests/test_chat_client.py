@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from email.utils import formatdate
+from threading import Thread
 
 import pytest
 from chat_server import HOUR, Faulty, completion, mutated, serving
@@ -397,6 +398,24 @@ def test_the_same_prompt_is_sent_once():
     assert again[0].text == "re: b"
     assert again[0].n_requests == 0
     assert len(server.requests) == 2
+
+
+def test_threads_that_ask_the_same_pay_once():
+    with serving(echo) as server, client_of(server) as client:
+        threads = [Thread(target=client.complete, args=(prompts(3),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(server.requests) == 3
+
+
+def test_repeated_prompts_are_not_answered_ones():
+    with serving(echo) as server, client_of(server) as client:
+        estimate = client.estimate(prompts(1) * 3)
+        assert (estimate.n_prompts, estimate.n_answered, estimate.n_requests) == (3, 0, 1)
+        client.complete(prompts(1))
+        assert client.estimate(prompts(1) * 3).n_answered == 3
 
 
 def test_keys_tell_apart_what_answers_depend_on():

@@ -335,3 +335,32 @@ def test_promoted_tokens():
     ):
         with pytest.raises(ValueError, match=message):
             promoted_tokens(*bad)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint64", "float16", "int64"])
+def test_codes_of_any_type_are_numbers(dtype):
+    rng = np.random.default_rng(1510)
+    codes = rng.integers(1, 100, (400, 12)) * (rng.random((400, 12)) < 0.2)
+    codes = (codes > 0 if dtype == "bool" else codes).astype(dtype)
+    if dtype == "int8":
+        codes[0, 0] = -128
+    tokens, documents = [str(i % 7) for i in range(400)], np.repeat(np.arange(8), 50)
+    found, plain = (
+        collect_contexts(each, tokens, documents, random_state=0)
+        for each in (codes, codes.astype(np.float64))
+    )
+    np.testing.assert_array_equal(found.max_activation, plain.max_activation)
+    for ours, expected in zip(found.nearest(5), plain.nearest(5), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_nearest_by_atoms_of_any_length_and_only_of_latents_there_are():
+    rng = np.random.default_rng(1511)
+    codes, atoms = np.abs(rng.standard_normal((50, 6))), rng.standard_normal((6, 4))
+    found = collect_contexts(codes, ["a"] * 50, np.zeros(50, int), random_state=0)
+    near = found.similar(0, 3, components=atoms)
+    np.testing.assert_array_equal(found.similar(0, 3, components=atoms * 1e-200), near)
+    np.testing.assert_array_equal(found.similar(0, 3, components=torch.tensor(atoms)), near)
+    for latent in (-1, 6):
+        with pytest.raises(ValueError, match=f"latent={latent} is out of range"):
+            found.nearest(2, latents=[latent])

@@ -234,6 +234,19 @@ class TestEncodersAgainstTorch:
             assert count_flops(unfitted, 512, n_features=M) == by_torch
 
 
+def test_a_frozen_encoder_is_what_is_in_it():
+    sae = ENCODERS["relu"].fit(X)
+    for options in ({}, {"phase": "training"}, {"convention": "paper"}):
+        expected = count_flops(sae, 512, **options)
+        assert count_flops(FrozenEstimator(sae), 512, **options) == expected
+
+
+def test_the_paper_has_no_transcoders():
+    encoder = ENCODERS["transcoder"].fit(X, OTHER[0])
+    with pytest.raises(ValueError, match="SAEEncoder with objective='targets': the paper has no"):
+        count_flops(encoder, 512, convention="paper")
+
+
 def test_the_auxiliary_loss_of_dead_latents(reference, monkeypatch):
     """Products with the dead ones, whose number is known only for the end of each epoch."""
     monkeypatch.setattr(DeadLatents, "revive", lambda *_, **__: None)  # which is not counted

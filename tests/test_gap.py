@@ -373,3 +373,14 @@ def test_signed_codes_of_an_unknown_encoder_are_refused_with_the_remedy():
     )
     # at alpha 0 a complete basis reconstructs, with the mean: no better codes exist
     assert gap.bound.max() < 1e-12
+
+
+def test_an_atom_of_zeros_of_a_fitted_encoder():
+    X = planted(60, 6, 12, 2, seed=1514)[0]
+    sae = SAEEncoder(12, max_iter=3, random_state=0).fit(X)
+    codes = sae.transform(X)
+    whole = amortisation_gap(sae, X, alpha=0.1)
+    sae.components_ = np.vstack([sae.components_, np.zeros((1, 6))])
+    wider = np.hstack([codes, np.full((60, 1), 2.0)])
+    found = amortisation_gap(sae, X, codes=wider, alpha=0.1)
+    np.testing.assert_allclose(found.excess, whole.excess + 0.1 * 2.0, atol=1e-6)

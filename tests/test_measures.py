@@ -177,3 +177,14 @@ def test_tokens_are_scored_on_other_documents(corpus):
 def test_tokens_need_two_documents():
     with pytest.raises(ValueError, match=r"document_ids holds 1 document"):
         score_tokens(np.eye(2), ["a", "b"], [0, 0])
+
+
+def test_a_negative_number_of_tokens_is_refused():
+    with pytest.raises(ValueError, match="max_tokens=-1"):
+        score_tokens(np.eye(2), ["a", "b"], [0, 1], max_tokens=-1)
+
+
+def test_rows_of_numpy_s_numbers_can_be_saved(tmp_path):
+    rows = [LatentScore(i, "ok", None, f1=np.float64(0.5)) for i in np.arange(3)]
+    Scores(rows, {"method": "detection"}).save(tmp_path / "scores.json")
+    assert [row.latent for row in Scores.load(tmp_path / "scores.json")] == [0, 1, 2]

@@ -422,3 +422,19 @@ BAD_CALLS = {
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e-100, 1e100, 1e170])
+def test_explained_variance_of_rows_of_any_size(scale):
+    rng = np.random.default_rng(1512)
+    X, X_hat = rng.standard_normal((2, 30, 4))
+    expected = explained_variance(X, X_hat)
+    assert explained_variance(X * scale, X_hat * scale) == pytest.approx(expected, rel=1e-9)
+    assert explained_variance(X, X_hat * 1e200) == -np.inf
+
+
+def test_float16_beside_csr():
+    rng = np.random.default_rng(1513)
+    a, b = rng.standard_normal((2, 40, 5))
+    dense = mean_corr_coef(a.astype(np.float16), b)
+    assert mean_corr_coef(a.astype(np.float16), sparse.csr_array(b)) == pytest.approx(dense)

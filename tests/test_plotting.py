@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import sparse, stats
 
 from sparsecode_estimators import SAEEncoder, SparseCodingEncoder
 from sparsecode_estimators.datasets import make_sparse_codes
@@ -345,3 +346,12 @@ def test_training_wants_an_axis_for_each_curve(sae):
     axes = plt.subplots(1, 3)[1]
     with pytest.raises(ValueError, match="ax has 3 axes, but there are 4 curves"):
         TrainingDisplay.from_estimator(sae, ax=axes)
+
+
+def test_dictionaries_of_any_kind_have_the_score_of_the_metric(no_window):
+    rng = np.random.default_rng(1515)
+    A, B = rng.standard_normal((2, 6, 4))
+    expected = dictionary_corr_coef(A, B)
+    for true, learned in ((A * 1e-200, B * 1e200), (sparse.csr_array(A), torch.tensor(B))):
+        display = DictionaryDisplay.from_results(true, learned)
+        assert display.score_ == pytest.approx(expected)

@@ -326,3 +326,12 @@ class TestPaperData:
     def test_bad_parameter_is_named(self, name, value):
         with pytest.raises(ValueError, match=f"^{name}"):
             load_paper_data(**{name: value})
+
+
+def test_latents_of_a_group_that_come_together_all_come():
+    options = {"distribution": "correlated", "random_state": 0}
+    codes = make_sparse_codes(2000, 4, 12, 1, correlation=1.0, **options).codes
+    others = make_sparse_codes(2000, 4, 12, 1, correlation=0.999, **options).codes
+    rates = (codes != 0).mean(0)
+    assert rates.min() > 0.04
+    assert_allclose(rates, (others != 0).mean(0), atol=0.02)

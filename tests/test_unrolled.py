@@ -163,6 +163,7 @@ def test_known_codes_of_any_scale(scale):
     assert fitted(scale) == pytest.approx(fitted(1.0), abs=0.03)
 
 
+@pytest.mark.filterwarnings("ignore:alpha=.auto. is 0")
 def test_codes_of_zeros():
     encoder = UnrolledEncoder(objective="codes", **SMALL).fit(X, np.zeros_like(CODES))
     assert np.isfinite(encoder.transform(X)).all()

@@ -374,3 +374,10 @@ class TestPerfectLinearEncoder:
         two = perfect_linear_encoder_exists(1e5 * X[:60], 1e-3 * CODES[:60])
         assert_array_equal(one.exists, two.exists)
         assert_allclose(two.error, 1e-3 * one.error, rtol=1e-5)
+
+
+def test_rows_of_one_s_own_need_no_names():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X, columns=[f"f{i}" for i in range(8)])
+    encoder = SAEEncoder(dictionary=D, max_iter=2, random_state=0).fit(frame)
+    assert amortisation_witness(encoder, D, lo=LO, hi=HI).error > 0  # and nothing is warned of

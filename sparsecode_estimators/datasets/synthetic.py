@@ -193,7 +193,8 @@ def _group_times(rng: np.random.Generator, n_rows: int, latents: _Latents) -> np
     normal = rng.standard_normal((n_rows, latents.n_components + groups[-1] + 1))
     own, shared = normal[:, : latents.n_components], normal[:, latents.n_components :]
     rho = latents.correlation
-    return np.sqrt(1 - rho) * own + np.sqrt(rho) * shared[:, groups]
+    # a little of their own even at 1, so that no latent of a group always comes last
+    return max(np.sqrt(1 - rho), 1e-9) * own + np.sqrt(rho) * shared[:, groups]
 
 
 def _forest_times(rng: np.random.Generator, n_rows: int, latents: _Latents) -> np.ndarray:

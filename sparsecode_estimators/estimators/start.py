@@ -102,7 +102,9 @@ def begin(
     learns = estimator._learns_offset()
     centred, offset, scale = _centred(whole, centre if learns else None)
     if work.codes is not None and estimator._encodes_by_dictionary:
-        known = None if estimator.dictionary is None else to_tensor(start, work.rows)
+        known = None
+        if estimator.dictionary is not None and start is not None:
+            known = to_tensor(start, work.rows)
         pairs = work.rows.paired(work.codes)
         D, offset = least_squares_decoder(pairs, offset, known, learn_offset=learns)
         centred = whole - offset

@@ -70,7 +70,8 @@ def load_pretrained(
     could change which these are: there all atoms are divided by one number, the root mean square
     of the lengths, and single atoms are longer or shorter than one. (With
     ``rescale_acts_by_decoder_norm`` SAELens scales its codes in this way itself, and
-    ``code_scale_`` is one.)
+    ``code_scale_`` is one. Some versions of dictionary_learning, not 0.1.0, multiply codes of
+    ``GatedAutoEncoder`` and ``JumpReluAutoEncoder`` by these lengths, too: then theirs are ours.)
 
     Rows are what the model computes, in the shape (n_samples, n_features). A bias that is not
     taken off the rows before they are encoded is folded into that of the encoder.

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ..datasets.checks import check_integer, check_real
@@ -135,6 +136,7 @@ class ChatClient:
         self._connection = Connection(base_url, api_key, timeout)
         common = {"model": model, "seed": self.parameters.get("seed")}
         self._journal = Journal(journal, common, self._connection.clean)
+        self._asking = Lock()
         self._budget = Budget(
             max_requests, max_tokens, self._journal.n_requests, self._journal.n_tokens
         )
@@ -182,7 +184,8 @@ class ChatClient:
         -------
         estimate : Estimate
         """
-        return self._estimate(len(prompts), self._open([_cleaned(m) for m in prompts]))
+        cleaned = [_cleaned(messages) for messages in prompts]
+        return self._estimate(cleaned, self._open(cleaned))
 
     def complete(self, prompts: Sequence[Messages], *, partial: bool = False) -> list[Answer]:
         """Ask, and wait for all answers.
@@ -205,8 +208,12 @@ class ChatClient:
             If the budget is smaller than what is needed: nothing was sent then.
         """
         prompts = [_cleaned(messages) for messages in prompts]
+        with self._asking:  # what other threads ask for may be the same
+            return self._complete(prompts, partial=partial)
+
+    def _complete(self, prompts: list[Messages], *, partial: bool) -> list[Answer]:
         wanted = self._open(prompts)
-        estimate = self._estimate(len(prompts), wanted)
+        estimate = self._estimate(prompts, wanted)
         if not partial:
             self._budget.check(estimate)
         if self.verbose and wanted:
@@ -254,11 +261,11 @@ class ChatClient:
         keyed = {self._key(messages): messages for messages in prompts}
         return {key: m for key, m in keyed.items() if key not in self._journal.answers}
 
-    def _estimate(self, n_prompts: int, wanted: Mapping[str, Messages]) -> Estimate:
+    def _estimate(self, prompts: Sequence[Messages], wanted: Mapping[str, Messages]) -> Estimate:
         limit = answer_limit(self.parameters)
         return Estimate(
-            n_prompts,
-            n_prompts - len(wanted),
+            len(prompts),
+            sum(self._key(messages) not in wanted for messages in prompts),
             len(wanted),
             sum(usual_tokens(messages) for messages in wanted.values()),
             None if limit is None else limit * len(wanted),

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from ..metrics.correlation import unit_rows
+from ..metrics.inputs import as_codes
 from .collector import Collector, KeptWindows
 from .nearest import nearest_latents
 from .statistics import HISTOGRAM_EDGES
@@ -229,7 +231,12 @@ class LatentContexts:
         cosine : float32 ndarray of the same shape
         """
         vectors = self._profiles if components is None else _atoms(components, self.n_latents)
-        latents = np.arange(self.n_latents) if latents is None else np.asarray(latents)
+        if latents is None:
+            latents = np.arange(self.n_latents)
+        else:
+            latents = np.array(
+                [self._checked(latent) for latent in np.ravel(latents).tolist()], int
+            )
         return nearest_latents(vectors, latents, n)
 
     def __repr__(self) -> str:
@@ -283,10 +290,9 @@ def _unit_rows(vectors: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.float
 
 
 def _atoms(components: Any, n_latents: int) -> NDArray[np.float32]:
-    atoms = np.asarray(components, dtype=np.float64)
-    if atoms.ndim != 2 or len(atoms) != n_latents:
+    if np.ndim(components) != 2 or np.shape(components)[0] != n_latents:
         raise ValueError(
-            f"components has shape {atoms.shape}, but there are {n_latents} latents: give one "
-            "atom in each row."
+            f"components has shape {np.shape(components)}, but there are {n_latents} latents: "
+            "give one atom in each row."
         )
-    return _unit_rows(atoms, np.linalg.norm(atoms, axis=1))
+    return unit_rows(as_codes(components, "components")).astype(np.float32)

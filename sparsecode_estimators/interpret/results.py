@@ -8,6 +8,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from ..datasets.store_files import write_whole
 
 
@@ -97,7 +99,7 @@ class Results(Sequence[Row]):
         OSError
         """
         content = {"format": type(self).__name__, "version": _VERSION, **self.to_dict()}
-        text = json.dumps(content, indent=1, allow_nan=False)
+        text = json.dumps(content, indent=1, allow_nan=False, default=_plain)
         write_whole(Path(path), iter([text.encode()]))
 
     @classmethod
@@ -124,6 +126,13 @@ class Results(Sequence[Row]):
                 f"{str(path)!r} is no file of {cls.__name__}, or it is damaged "
                 f"({type(error).__name__}: {error})."
             ) from error
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one that JSON knows."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} of type {type(value).__name__} is nothing that JSON knows.")
 
 
 def _checked(entries: Any, row: type) -> Any:

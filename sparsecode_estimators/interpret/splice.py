@@ -20,6 +20,7 @@ from ..datasets.hooks import HOOKS, Site, evaluating, find_sites, replaced, run_
 from ..datasets.language_models import input_device, of_package, resolve_model
 from ..datasets.preparation import prepare
 from ..datasets.windows import Windows, to_device
+from ..metrics.inputs import from_tensor
 from .splice_result import SpliceScores, SpliceSums
 
 _BLOCK = 4096  # windows that are sorted by length together
@@ -151,6 +152,7 @@ def splice_scores(
         drop_first=drop_first,
     )
     width = getattr(text_config(prepared.config), "hidden_size", None)
+    mean = from_tensor(mean)
     _check_width(estimator, mean, width)
     windows = list(prepared.cutter.blocks(read_documents(texts, text_column), _BLOCK))
     if not any((block.counts() > 1).any() for block in windows):
@@ -337,6 +339,8 @@ def _check_width(estimator: Any, mean: Any, width: int | None) -> None:
             f"estimator was fitted on {fitted} features, but the activations of the model have "
             f"{width}; give one for this model."
         )
+    if mean is not None and not np.isfinite(mean).all():
+        raise ValueError("mean holds NaN or infinity: leave it out, and it is measured.")
     if mean is not None and np.shape(mean) != (width or np.size(mean),):
         raise ValueError(
             f"mean has shape {np.shape(mean)}, but the activations have {width} features; give "

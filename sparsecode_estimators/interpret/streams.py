@@ -73,7 +73,8 @@ def iter_codes(estimator: Any, X: Any, *, n_rows: int | None = None) -> Iterator
     step = n_rows or _ROWS
     n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
     for start in range(0, n_samples, step):
-        yield sparse.csr_array(as_codes(twin.transform(X[start : start + step]), "codes"))
+        codes = as_codes(twin.transform(X[start : start + step]), "codes")
+        yield sparse.csr_array(with_signs(codes))
 
 
 def read_blocks(codes: Any, n_rows: int, n_before: int, n_after: int) -> Iterator[Block]:
@@ -132,7 +133,15 @@ def _pieces(codes: Any) -> Iterator[sparse.csr_array]:
         per_row = 1 + table.nnz / table.shape[0] if is_sparse else table.shape[1] / 8
         step = max(1, int(_BLOCK / per_row))
         for start in range(0, table.shape[0], step):
-            yield sparse.csr_array(table[start : start + step])
+            yield sparse.csr_array(with_signs(table[start : start + step]))
+
+
+def with_signs(table: Any) -> Any:
+    """As floating point numbers that SciPy has: other types overflow, or have no ``-codes``."""
+    if table.dtype in (np.float32, np.float64):
+        return table
+    small = table.dtype.kind == "f" or table.dtype.itemsize <= 2
+    return table.astype(np.float32 if small else np.float64)
 
 
 def _regrouped(pieces: Iterator[sparse.csr_array]) -> Iterator[sparse.csr_array]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ..datasets.checks import check_integer
 from .corpus import Corpus
 from .measures import balanced_accuracy, chance_f1, f1_score
 from .scores import stream
@@ -109,6 +110,7 @@ def score_tokens(
     >>> scores.tokens[0], scores.f1.tolist(), scores.chance_f1.tolist()
     (('cat',), [1.0], [0.4])
     """
+    check_integer("max_tokens", max_tokens, 0)
     corpus = Corpus(tokens, document_ids, decode)
     fitted = _half(corpus.document_ids, random_state)
     n_texts = len(corpus.texts)

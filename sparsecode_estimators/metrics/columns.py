@@ -132,8 +132,14 @@ class SparseColumns:
 def _same_kind(a: Any, b: Any) -> tuple[Any, Any]:
     """Sparse if either is: the product then costs what the sparser one has to say."""
     if sparse.issparse(a) or sparse.issparse(b):
-        return SparseColumns(sparse.csr_array(a)), SparseColumns(sparse.csr_array(b))
+        return SparseColumns(_as_csr(a)), SparseColumns(_as_csr(b))
     return DenseColumns(a), DenseColumns(b)
+
+
+def _as_csr(codes: Any) -> sparse.csr_array:
+    """SciPy's sparse arrays have no float16."""
+    codes = codes.astype(np.float32) if codes.dtype == np.float16 else codes
+    return sparse.csr_array(codes)
 
 
 def _infinite_if_constant(spread: np.ndarray, largest: np.ndarray, dtype: Any) -> np.ndarray:

@@ -187,7 +187,7 @@ def dictionary_corr_coef(D_true: Any, D_pred: Any, *, centered: bool = False) ->
     a, b = as_codes(D_true, "D_true"), as_codes(D_pred, "D_pred")
     check_same(a, b, ("D_true", "D_pred"), axis=1, remedy="atoms must live in the same space.")
     if not centered:
-        return _match(_unit_rows(a) @ _unit_rows(b).T)[0]
+        return _match(unit_rows(a) @ unit_rows(b).T)[0]
     if a.shape[1] < 2:
         raise ValueError(
             "centered=True needs atoms of at least 2 coordinates, but D_true has 1 column; "
@@ -215,7 +215,7 @@ def _match(similarity: np.ndarray) -> Matched:
     return abs(float(cost[row_ind, col_ind].sum())) / cost.shape[0], row_ind, col_ind
 
 
-def _unit_rows(D: Any) -> np.ndarray:
+def unit_rows(D: Any) -> np.ndarray:
     D = np.array(D.toarray() if sparse.issparse(D) else D, dtype=np.float64)
     D /= _one_if_zero(abs(D).max(1, keepdims=True))  # the squares of 1e-200 are all 0
     return D / _one_if_zero(np.linalg.norm(D, axis=1, keepdims=True))

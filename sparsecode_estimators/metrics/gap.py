@@ -192,7 +192,11 @@ def _gap(X: np.ndarray, codes: np.ndarray, problem: _Problem) -> AmortisationGap
             "negative codes are allowed."
         )
     D, alpha, positive = problem.D, problem.alpha, problem.positive
-    best, info = sparse_encode(X, D, alpha=alpha, positive_code=positive, return_info=True)
+    # an atom of zeros, as a latent may have that was never trained, has no code in any optimum
+    used, best = D.any(axis=1), np.zeros((len(X), len(D)))
+    best[:, used], info = sparse_encode(
+        X, D[used], alpha=alpha, positive_code=positive, return_info=True
+    )
     allowed = codes != 0
     refined, split_gap = minimise_on_supports(
         X, D, allowed, np.where(allowed, best, 0), alpha, positive=positive

@@ -6,6 +6,8 @@ import numpy as np
 
 from .inputs import as_rows, check_same, dense_block, row_blocks
 
+_SMALLEST = 1e-280  # sums of squares of which all digits are sure
+
 
 def explained_variance(X: Any, X_hat: Any) -> float:
     r"""Share of the variance of `X` that `X_hat` explains, over all features at once.
@@ -60,22 +62,30 @@ def explained_variance(X: Any, X_hat: Any) -> float:
     names = ("X", "X_hat")
     check_same(X, X_hat, names, axis=0, remedy="give both for the same samples.")
     check_same(X, X_hat, names, axis=1, remedy="give the reconstruction in the space of X.")
-    residual, variation = _sums_of_squares(X, X_hat)
+    with np.errstate(over="ignore", invalid="ignore"):
+        residual, variation = _sums_of_squares(X, X_hat)
+        if not (_SMALLEST < variation < np.inf and residual < np.inf):
+            # squares vanish or overflow, or there are none
+            residual, variation = _sums_of_squares(X, X_hat, _largest(X) or 1.0)
     if variation == 0:
         return 1.0 if residual == 0 else 0.0
     return 1.0 - residual / variation
 
 
-def _sums_of_squares(X: Any, X_hat: Any) -> tuple[float, float]:
-    """Of ``X - X_hat`` and of ``X - mean``, in one pass."""
+def _largest(X: Any) -> float:
+    return max(float(np.abs(dense_block(X, rows, "X")).max()) for rows in row_blocks(*X.shape))
+
+
+def _sums_of_squares(X: Any, X_hat: Any, unit: float = 1.0) -> tuple[float, float]:
+    """Of ``X - X_hat`` and of ``X - mean``, in one pass, in units of ``unit`` squared."""
     n_samples, n_features = X.shape
     # Deviations from the first row: a constant X then varies by exactly 0.
-    origin = dense_block(X, slice(0, 1), "X")
+    origin = dense_block(X, slice(0, 1), "X") / unit
     mean = np.zeros(n_features)
     residual = variation = 0.0
     for rows in row_blocks(n_samples, n_features):
-        x = dense_block(X, rows, "X")
-        residual += float(np.sum((x - dense_block(X_hat, rows, "X_hat")) ** 2))
+        x = dense_block(X, rows, "X") / unit
+        residual += float(np.sum((x - dense_block(X_hat, rows, "X_hat") / unit) ** 2))
         x = x - origin  # not in place: a block may be a view of the caller's array
         n_block, n_seen = rows.stop - rows.start, rows.stop
         step = x.mean(0) - mean

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from ..metrics.correlation import unit_rows
+from ..metrics.inputs import as_codes
 from .axes import make_axes
 
 
@@ -78,14 +78,14 @@ class DictionaryDisplay:
         -------
         display : DictionaryDisplay
         """
-        true = check_array(self.dictionary_true, input_name="dictionary_true")
-        learned = check_array(self.dictionary_learned, input_name="dictionary_learned")
+        true = unit_rows(as_codes(self.dictionary_true, "dictionary_true"))
+        learned = unit_rows(as_codes(self.dictionary_learned, "dictionary_learned"))
         if true.shape[1] != learned.shape[1]:
             raise ValueError(
                 f"dictionary_true has {true.shape[1]} features and dictionary_learned has "
                 f"{learned.shape[1]}; give both in the same space."
             )
-        cosines = np.abs(cosine_similarity(true, learned))
+        cosines = np.abs(true @ learned.T)
         self.rows_, self.columns_, matched = _order(cosines)
         self.score_ = float(matched.sum() / len(true))
         self.ax_ = make_axes(self, ax, figsize=(4.8, 4.2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any, NamedTuple
@@ -192,7 +193,9 @@ def _worst(
     worst, source = -1.0, np.zeros(len(D))
     for pairs in blocks:
         codes = np.concatenate([_sources(pairs, len(D), value, hi) for value in (lo, hi)])
-        found = as_matrix(encode(codes @ D), "the encoder's codes")
+        with warnings.catch_warnings():  # rows that are made here have no names
+            warnings.filterwarnings("ignore", message="X does not have valid feature names")
+            found = as_matrix(encode(codes @ D), "the encoder's codes")
         if found.shape != codes.shape:
             raise ValueError(
                 f"the encoder gave codes of shape {found.shape} for {len(codes)} rows, but "
