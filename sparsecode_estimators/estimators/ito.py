@@ -347,7 +347,7 @@ def _sign_rule(estimator: Any) -> bool:
     while estimator is not None:
         frozen = frozen or isinstance(estimator, FrozenEstimator)
         inner = thawed(estimator)
-        for name in ("positive_code_", "positive_code")[not frozen :]:
+        for name in ("positive_code_", "positive_code") if frozen else ("positive_code",):
             rule = getattr(inner, name, None)
             if rule is not None:
                 return bool(rule)

@@ -140,8 +140,7 @@ def with_signs(table: Any) -> Any:
     """As floating point numbers that SciPy has: other types overflow, or have no ``-codes``."""
     if table.dtype in (np.float32, np.float64):
         return table
-    small = table.dtype.kind == "f" or table.dtype.itemsize <= 2
-    return table.astype(np.float32 if small else np.float64)
+    return table.astype(np.float32 if table.dtype.itemsize <= 2 else np.float64)
 
 
 def _regrouped(pieces: Iterator[sparse.csr_array]) -> Iterator[sparse.csr_array]:
