@@ -151,6 +151,7 @@ def test_reconstruction_needs_no_truth(data):
     assert np.isfinite(scores["test_reconstruction"]).all()
 
 
+@pytest.mark.filterwarnings("ignore:alpha=.auto. is 0")
 @pytest.mark.parametrize("value", [1.0, 0.1])
 def test_rows_that_are_all_the_same_are_explained_to_float32(value):
     X = np.full((50, 4), value)

@@ -451,3 +451,12 @@ def test_modules_can_be_transformed(activation):
 def test_no_explained_variance_where_codes_are_known(capsys):
     SAEEncoder(16, objective="codes", max_iter=1, verbose=1).fit(X, CODES)
     assert "explained" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n", [1, 10, 100])
+def test_small_chunks_do_not_decide_how_many_codes_are_active(n):
+    X = planted(1200, 8, 16, 3, seed=1520)[0]
+    sae = SAEEncoder(16, activation="batch_topk", n_nonzero_coefs=3, random_state=0).fit(X[:1000])
+    for begin in range(1000, 1000 + min(200, 30 * n), n):
+        sae.partial_fit(X[begin : begin + n])
+        assert 2 < (sae.transform(X[:500]) != 0).sum(1).mean() < 4

@@ -175,4 +175,5 @@ class TrainingParameters(BaseSparseCoder):
             shuffle=self.shuffle,
             aux_alpha=self.aux_alpha,
             in_bfloat16=self._in_bfloat16(n_components, device),
+            open_ended=not decay,
         )

@@ -131,10 +131,11 @@ class BaseSparseEncoder(CallbackSupportMixin, TrainingParameters):
         """One pass over a chunk of rows, going on from where the last call ended.
 
         The first call decides the dictionary's start, the scale and ``alpha_`` from its
-        chunk; the learning rate stays constant. Dead latents are left to the auxiliary loss: they
-        are started again only within chunks of at least ``dead_after`` rows. With
-        ``objective="codes"`` dictionary and offset, and with "batch_topk" the threshold, are those
-        of the last chunk, so give chunks of many more rows than there are latents.
+        chunk; the learning rate stays constant. Dead latents are left to the auxiliary loss: by
+        the rows of a small chunk they would be started again so that others get worse. (Within
+        a chunk of more than ``dead_after`` rows they are.) With ``objective="codes"`` dictionary
+        and offset are those of the last chunk: give chunks of many more rows than there are
+        latents.
 
         Parameters
         ----------

@@ -35,6 +35,7 @@ class Settings:
     shuffle: bool
     aux_alpha: float
     in_bfloat16: bool  # dense products are of numbers rounded to it
+    open_ended: bool = False  # a chunk of many: others may follow, of which nothing is known
 
     @property
     def moves_dictionary(self) -> bool:

@@ -25,6 +25,7 @@ from .topk import BatchTopK, TopK
 
 LAST_REVIVAL = 2 / 3  # share of the steps after which dead latents stay dead
 SETTLING = 2**24  # codes on which the threshold of BatchTopK is set at the end
+REMEMBERED = 1024  # rows that it remembers from chunk to chunk, where there is no end
 WIDE_START = 8  # times as many active codes as asked for, when their number has to fall
 
 
@@ -87,6 +88,10 @@ class Run:
         self.iteration, self.end = 0, settings.max_iter
         self.best, self.waited = math.inf, 0
         self.seed, self.n_revivals, self.since_revival = seed, 0, 0
+        activation = model.activation
+        self.settled: Tensor | None = None  # the threshold of the chunks before
+        if settings.open_ended and isinstance(activation, BatchTopK) and activation.n_seen > 0:
+            self.settled = activation.threshold
         self.history = History(optimizer, torch.zeros_like(dead.silent_for, dtype=torch.float64))
         # not the stream of the draws of the start
         self._begin_epoch(torch.Generator().manual_seed((seed - 1) % 2**63).get_state())
@@ -206,6 +211,9 @@ class Run:
         if isinstance(self.model.activation, BatchTopK):
             x = sample(self.sources[0], max(1, SETTLING // len(self.model.dictionary)))
             self.model.activation.settle_(self.model.pre_activations(x))
+            if self.settled is not None:
+                share = len(x) / (len(x) + REMEMBERED)
+                self.model.activation.threshold.lerp_(self.settled, 1 - share)
 
     def _check(self) -> None:
         loss = self.totals[0].item()
