@@ -82,6 +82,22 @@ def kkt_violation(codes, X, D, alpha, positive, weights=None, ridge=0.0):
     return worst / np.maximum(np.linalg.norm(X, axis=1), np.finfo(float).tiny)
 
 
+class Callback:
+    """A callback of scikit-learn that does nothing yet."""
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        pass
+
+
 class Interrupted(Exception):
     """A run that was stopped by :func:`interrupt_after`."""
 

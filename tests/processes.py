@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from problems import Interrupted, interrupt_after, planted
+from problems import Callback, Interrupted, interrupt_after, planted
 
 from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder, fit_many
 from sparsecode_estimators.learning import memory, reduction
@@ -125,20 +125,11 @@ def fit_all(rank, folder, common):
     return found
 
 
-class StopsAfterTwo:
+class StopsAfterTwo(Callback):
     """A callback that asks for the end of the fit."""
 
     def __init__(self):
         self.epochs = 0
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context):
         self.epochs += context.task_name == "epoch"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import planted
+from problems import Callback, planted
 
 from sparsecode_estimators import MLPEncoder, SAEEncoder, UnrolledEncoder
 
@@ -31,20 +31,11 @@ def test_they_change_no_code(make, known, monkeypatch):
     assert abs(encoder.intercept_ - OFFSET).max() > 0.1
 
 
-class Scores:
+class Scores(Callback):
     """A callback that asks for the score after every epoch."""
 
     def __init__(self):
         self.found = []
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
         self.found.append(fitted_estimator.score(X))

@@ -286,6 +286,7 @@ def test_leaves_the_model_as_it_was(tiny):
         ({"confidence": 95}, ValueError, "confidence=95 must be between 0 and 1"),
         ({"n_resamples": 0}, ValueError, "n_resamples=0 must be at least 1"),
         ({"context_length": 1}, ValueError, "context_length=1 must be at least 2"),
+        ({"mean": [np.nan] * 160}, ValueError, "mean holds NaN or infinity"),
         ({"mean": [1.0]}, ValueError, r"mean has shape \(1,\), .* 160 features"),
         ({"texts": "one"}, TypeError, r"texts=\[text\]"),
         ({"texts": ["Return", "x"]}, ValueError, "no token that becomes a row and has a next one"),
